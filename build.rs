@@ -1,0 +1,57 @@
+//! Compiles the protos with protox (no protoc needed) and writes, beside the generated code, the
+//! descriptor set that reflection, the permission check and the events read at run time.
+
+use std::{env, fmt::Write as _, fs, path::PathBuf};
+
+use prost_reflect::{DescriptorPool, MessageDescriptor};
+
+const PROTO_DIR: &str = "proto";
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    println!("cargo:rerun-if-changed={PROTO_DIR}");
+    println!("cargo:rerun-if-changed=migrations");
+
+    let out_dir = PathBuf::from(env::var("OUT_DIR")?);
+    let mut protos = fs::read_dir(format!("{PROTO_DIR}/tenantry/v1"))?
+        .map(|entry| Ok(entry?.path()))
+        .collect::<std::io::Result<Vec<_>>>()?;
+    protos.sort();
+
+    let mut compiler = protox::Compiler::new([PROTO_DIR])?;
+    compiler.include_imports(true).include_source_info(true).open_files(protos)?;
+    let descriptors = compiler.encode_file_descriptor_set();
+    fs::write(out_dir.join("descriptors.bin"), &descriptors)?;
+    fs::write(out_dir.join("mutations.rs"), mutations(&DescriptorPool::decode(&*descriptors)?)?)?;
+
+    tonic_prost_build::configure()
+        .build_client(true)
+        // Maps in the order of their keys: equal messages must have equal bytes, for fingerprints.
+        .btree_map(".")
+        .enable_type_names()
+        // Undecodable messages are the caller's fault; tonic's own codec answers INTERNAL.
+        .codec_path("crate::rpc::codec::Codec")
+        .compile_fds(compiler.file_descriptor_set())?;
+    Ok(())
+}
+
+/// Implements `Mutation` for every request that has a `request_id` and a `validate_only`.
+fn mutations(pool: &DescriptorPool) -> Result<String, std::fmt::Error> {
+    let is_mutation = |message: &MessageDescriptor| {
+        message.get_field_by_name("request_id").is_some()
+            && message.get_field_by_name("validate_only").is_some()
+    };
+
+    let mut code = String::new();
+    for message in pool.all_messages().filter(is_mutation) {
+        let name = message.name();
+        writeln!(
+            code,
+            "impl crate::rpc::mutate::Mutation for crate::pb::{name} {{
+                fn request_id(&self) -> &str {{ &self.request_id }}
+                fn validate_only(&self) -> bool {{ self.validate_only }}
+                fn effective(&self) -> Self {{ Self {{ validate_only: false, ..self.clone() }} }}
+            }}"
+        )?;
+    }
+    Ok(code)
+}

@@ -1,0 +1,2 @@
+drop policy domains_in_use on domains;
+drop table tenants;

@@ -1,0 +1,1 @@
+drop table master_key_checks;

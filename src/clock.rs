@@ -1,0 +1,40 @@
+//! The one source of the current time and of ids made from it.
+
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use chrono::{DateTime, TimeDelta, Utc};
+use uuid::{NoContext, Timestamp, Uuid};
+
+/// The current time, at the precision that Postgres keeps (microseconds).
+///
+/// Times that a caller gets from the call that wrote them must equal those it reads afterwards.
+#[derive(Debug, Default)]
+pub struct Clock {
+    /// Added to the machine's time; only tests set it, to reach instants that lie days ahead.
+    offset_micros: AtomicI64,
+}
+
+impl Clock {
+    /// Reads the time.
+    #[expect(clippy::disallowed_methods, reason = "this is the place that the others must use")]
+    pub fn now(&self) -> DateTime<Utc> {
+        let offset = TimeDelta::microseconds(self.offset_micros.load(Ordering::Relaxed));
+        let now = Utc::now() + offset;
+        DateTime::from_timestamp_micros(now.timestamp_micros())
+            .expect("a time of today is within the range of times")
+    }
+
+    /// Makes an id that sorts by the time of its making.
+    #[expect(clippy::disallowed_methods, reason = "this is the place that the others must use")]
+    pub fn uuid(&self) -> Uuid {
+        let now = self.now();
+        let seconds = u64::try_from(now.timestamp()).expect("the clock stands after 1970");
+        Uuid::new_v7(Timestamp::from_unix(NoContext, seconds, now.timestamp_subsec_nanos()))
+    }
+
+    /// Moves the clock ahead of the machine's time, for tests of what happens days later.
+    pub fn advance(&self, by: TimeDelta) {
+        let micros = by.num_microseconds().expect("tests move the clock by less than 292,000 years");
+        self.offset_micros.fetch_add(micros, Ordering::Relaxed);
+    }
+}
