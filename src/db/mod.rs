@@ -1,0 +1,265 @@
+//! The way to Postgres: a pool, and transactions that can see only what their scope allows.
+//!
+//! A connection of the pool has no right to anything by itself. [`Database::begin`] opens a
+//! transaction, takes on the [`Role`] that the work needs and names the [`Scope`] that the policies
+//! of the tables read; both end with the transaction. What forgets its `WHERE` therefore meets the
+//! second wall, and what forgets its scope sees nothing at all.
+
+pub mod cluster;
+pub mod migrate;
+
+use std::time::Duration;
+
+use diesel::{sql_types, ExpressionMethods as _};
+use diesel_async::{
+    pooled_connection::{
+        deadpool::{Object, Pool},
+        AsyncDieselConnectionManager, ManagerConfig, RecyclingMethod,
+    },
+    AnsiTransactionManager, AsyncConnection as _, AsyncPgConnection, RunQueryDsl, TransactionManager,
+};
+use secrecy::{ExposeSecret as _, SecretString};
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use crate::error::{Error, Result};
+
+/// How long a call waits for a connection before it is told that the database is too busy.
+const POOL_WAIT: Duration = Duration::from_secs(2);
+
+/// How long a new connection may take.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// What a transaction may see of the tables, as their policies have it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// Everything.
+    System,
+    /// What belongs to an account, its tenants included.
+    Account(String),
+    /// One tenant and what it owns.
+    Tenant(Uuid),
+    /// Exactly these tenants, read-only: for reads gathered from several calls.
+    Tenants(Vec<Uuid>),
+    /// A tenant and all below it.
+    Provider(Uuid),
+    /// The tenants of an account that belong to one reseller (2-30).
+    Reseller {
+        /// The account.
+        account: String,
+        /// The reseller's id within it.
+        reseller: String,
+    },
+    /// What concerns the applications of an account, whichever tenant it belongs to.
+    Publisher(String),
+}
+
+impl Scope {
+    /// The setting that each kind of scope puts its value into, and the value.
+    ///
+    /// All other settings are emptied with it, so that no two kinds ever add up.
+    fn settings(&self) -> Settings {
+        let mut settings = Settings::default();
+        match self {
+            Self::System => settings.system = "on".to_owned(),
+            Self::Account(account) => settings.account.clone_from(account),
+            Self::Tenant(tenant) => settings.tenant = tenant.to_string(),
+            Self::Tenants(tenants) => {
+                let tenants = tenants.iter().map(Uuid::to_string).collect::<Vec<_>>();
+                settings.tenants = format!("{{{}}}", tenants.join(","));
+            }
+            Self::Provider(tenant) => settings.provider = tenant.to_string(),
+            Self::Reseller { account, reseller } => {
+                settings.reseller_account.clone_from(account);
+                settings.reseller.clone_from(reseller);
+            }
+            Self::Publisher(account) => settings.publisher.clone_from(account),
+        }
+        settings
+    }
+}
+
+#[derive(Default)]
+struct Settings {
+    system: String,
+    account: String,
+    tenant: String,
+    tenants: String,
+    provider: String,
+    reseller_account: String,
+    reseller: String,
+    publisher: String,
+}
+
+/// Whose rights a transaction takes on. None of them owns a table or may bypass a policy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Serves calls, within a scope.
+    Service,
+    /// Resolves keys, of whichever tenant; sees only what a verdict needs.
+    Verifier,
+    /// Clears away what has expired.
+    Worker,
+}
+
+impl Role {
+    fn begin_sql(self) -> &'static str {
+        match self {
+            Self::Service => "begin; set local role tenantry_service",
+            Self::Verifier => "begin; set local role tenantry_verifier",
+            Self::Worker => "begin; set local role tenantry_worker",
+        }
+    }
+}
+
+/// The pool of connections.
+#[derive(Clone)]
+pub struct Database {
+    pool: Pool<AsyncPgConnection>,
+    statement_timeout: Duration,
+}
+
+impl Database {
+    /// Prepares a pool; connections are made when they are first needed.
+    ///
+    /// # Errors
+    ///
+    /// When the pool's own settings contradict each other.
+    pub fn new(url: &SecretString, size: usize, statement_timeout: Duration) -> Result<Self> {
+        let mut config = ManagerConfig::<AsyncPgConnection>::default();
+        // The default asks the server at each checkout, which doubles the round trips of a read.
+        // `Fast` looks at the socket and at transactions left open, which costs nothing.
+        config.recycling_method = RecyclingMethod::Fast;
+        config.custom_setup = Box::new(|url| {
+            let url = url.to_owned();
+            Box::pin(async move {
+                tokio::time::timeout(CONNECT_TIMEOUT, AsyncPgConnection::establish(&url))
+                    .await
+                    .unwrap_or_else(|_| {
+                        Err(diesel::ConnectionError::BadConnection(format!(
+                            "no connection within {CONNECT_TIMEOUT:?}"
+                        )))
+                    })
+            })
+        });
+        let manager = AsyncDieselConnectionManager::new_with_config(url.expose_secret(), config);
+        let pool = Pool::builder(manager)
+            .max_size(size)
+            .wait_timeout(Some(POOL_WAIT))
+            .runtime(deadpool::Runtime::Tokio1)
+            .build()
+            .map_err(Error::internal)?;
+        Ok(Self { pool, statement_timeout })
+    }
+
+    /// Begins a transaction of the service within `scope`.
+    ///
+    /// `credential` is the key that calls, for its idempotency records; no statement runs beyond
+    /// `deadline`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::DatabaseAway`] when there is no connection to be had, [`Error::DeadlineExceeded`]
+    /// when it is too late already.
+    pub async fn begin(
+        &self,
+        scope: &Scope,
+        credential: Option<Uuid>,
+        deadline: Instant,
+    ) -> Result<Transaction> {
+        let mut transaction = self.open(Role::Service, deadline).await?;
+        let Settings {
+            system,
+            account,
+            tenant,
+            tenants,
+            provider,
+            reseller_account,
+            reseller,
+            publisher,
+        } = scope.settings();
+        let credential = credential.map(|id| id.to_string()).unwrap_or_default();
+        diesel::select((
+            set_config("tenantry.system", system, true),
+            set_config("tenantry.account", account, true),
+            set_config("tenantry.tenant", tenant, true),
+            set_config("tenantry.tenants", tenants, true),
+            set_config("tenantry.provider", provider, true),
+            set_config("tenantry.reseller_account", reseller_account, true),
+            set_config("tenantry.reseller", reseller, true),
+            set_config("tenantry.publisher", publisher, true),
+            set_config("tenantry.credential", credential, true),
+            set_config("statement_timeout", self.timeout(deadline)?, true),
+        ))
+        .execute(transaction.conn())
+        .await?;
+        Ok(transaction)
+    }
+
+    /// Begins a transaction of a role that has policies of its own and no scope.
+    ///
+    /// # Errors
+    ///
+    /// As [`Database::begin`].
+    pub async fn begin_as(&self, role: Role, deadline: Instant) -> Result<Transaction> {
+        let mut transaction = self.open(role, deadline).await?;
+        diesel::select(set_config("statement_timeout", self.timeout(deadline)?, true))
+            .execute(transaction.conn())
+            .await?;
+        Ok(transaction)
+    }
+
+    async fn open(&self, role: Role, deadline: Instant) -> Result<Transaction> {
+        let mut connection = tokio::time::timeout_at(deadline, self.pool.get())
+            .await
+            .map_err(|_| Error::DeadlineExceeded)??;
+        AnsiTransactionManager::begin_transaction_sql(&mut *connection, role.begin_sql()).await?;
+        Ok(Transaction { connection })
+    }
+
+    /// The time that a statement may take: the setting, or less where the call has less left.
+    fn timeout(&self, deadline: Instant) -> Result<String> {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(Error::DeadlineExceeded);
+        }
+        // At least a millisecond: 0 would mean no limit.
+        Ok(format!("{}ms", left.min(self.statement_timeout).as_millis().max(1)))
+    }
+}
+
+diesel::define_sql_function! {
+    /// Sets a parameter of Postgres; `local` ends it with the transaction.
+    fn set_config(name: sql_types::Text, value: sql_types::Text, local: sql_types::Bool) -> sql_types::Text;
+}
+
+/// An open transaction. Dropped without [`Transaction::commit`], its connection is closed and
+/// Postgres rolls it back: a call that is cancelled half-way leaves nothing.
+pub struct Transaction {
+    connection: Object<AsyncPgConnection>,
+}
+
+impl Transaction {
+    /// The connection, for the statements of the stores.
+    pub fn conn(&mut self) -> &mut AsyncPgConnection {
+        &mut self.connection
+    }
+
+    /// Makes the changes durable.
+    ///
+    /// # Errors
+    ///
+    /// What Postgres reports; after a lost connection it is unknown whether the commit happened.
+    pub async fn commit(mut self) -> Result<()> {
+        Ok(AnsiTransactionManager::commit_transaction(&mut *self.connection).await?)
+    }
+
+    /// Undoes the changes and gives the connection back.
+    ///
+    /// # Errors
+    ///
+    /// What Postgres reports; the changes are undone in any case.
+    pub async fn rollback(mut self) -> Result<()> {
+        Ok(AnsiTransactionManager::rollback_transaction(&mut *self.connection).await?)
+    }
+}

@@ -1,0 +1,497 @@
+//! What can go wrong, and the one table that says how it looks from outside.
+//!
+//! A variant stands for what a caller would do differently: mend the request, ask for a right, read
+//! again, wait. Everything a method, a layer or a library reports becomes one of these, and becomes
+//! a [`Status`] only here. Text of the last two rows of the table never leaves the service; the log
+//! line of the call has it, with all its causes.
+
+use std::{sync::Arc, time::Duration};
+
+use diesel::result::{DatabaseErrorKind, Error as DieselError};
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, FieldViolation, PreconditionViolation, StatusExt};
+
+use crate::pb::ErrorReason;
+
+/// The domain of every `google.rpc.ErrorInfo`.
+pub const DOMAIN: &str = "tenantry";
+
+/// How long a caller is asked to wait before it tries again.
+const RETRY_AFTER: Duration = Duration::from_millis(250);
+
+/// The result of everything that a handler calls.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+type Source = Box<dyn std::error::Error + Send + Sync>;
+
+/// Why a call was refused or could not be answered.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The request is wrong in itself; every violation of it is told at once.
+    #[error("{}", summary(.0))]
+    Invalid(Vec<Violation>),
+    /// No key, or none that is good. One message for all cases, so that guesses learn nothing.
+    #[error(
+        "the call carries no valid API key: send the metadata `authorization: Bearer <key>` with a \
+         key that is neither expired nor revoked"
+    )]
+    Unauthenticated,
+    /// The key is good and may not do this.
+    #[error("{message}")]
+    Forbidden {
+        /// The permission that would allow it.
+        permission: String,
+        /// What was refused and what would help.
+        message: String,
+    },
+    /// The metadata names another account or tenant than the key or the request.
+    #[error("{0}")]
+    Mismatch(String),
+    /// Nothing of the kind is within the caller's reach.
+    #[error("no {} has the id \"{id}\" within the reach of this key", .kind.noun())]
+    NotFound {
+        /// What was looked for.
+        kind: Kind,
+        /// By what.
+        id: String,
+    },
+    /// Something unique is taken.
+    #[error("the {what} \"{id}\" is already taken: choose another")]
+    AlreadyExists {
+        /// What is there already.
+        kind: Kind,
+        /// Which of its attributes is taken.
+        what: &'static str,
+        /// The taken value.
+        id: String,
+    },
+    /// The request is right, but not in the state that things are in.
+    #[error("{message}")]
+    WrongState {
+        /// Which rule stands against it.
+        reason: ErrorReason,
+        /// What the state belongs to.
+        kind: Kind,
+        /// Which one.
+        id: String,
+        /// What is the case and what to do.
+        message: String,
+    },
+    /// The etag sent is not that of the stored record.
+    #[error(
+        "the {} \"{id}\" was changed since the etag was read: read it again and repeat the change", .kind.noun()
+    )]
+    Stale {
+        /// What was changed.
+        kind: Kind,
+        /// Which one.
+        id: String,
+    },
+    /// The `request_id` was used before for another request.
+    #[error(
+        "the request_id \"{0}\" was used for a request with another body: repeat that request \
+         unchanged or choose a new request_id"
+    )]
+    IdempotencyConflict(String),
+    /// Concurrent changes came in each other's way, again and again.
+    #[error("concurrent changes of the same records: try again")]
+    Contended(#[source] DieselError),
+    /// The method does not exist.
+    #[error("there is no such method: list the methods with `grpcurl <address> list`")]
+    MethodUnknown,
+    /// A message was larger than the limit.
+    #[error("{0}")]
+    MessageTooLarge(String),
+    /// The time that the caller gave is over.
+    #[error("the deadline of the call passed before it was done; a mutation may have happened: \
+             repeat it with the same request_id")]
+    DeadlineExceeded,
+    /// The caller went away.
+    #[error("the call was cancelled")]
+    Cancelled,
+    /// The database cannot be reached or is too busy.
+    #[error("the database is not available: try again")]
+    DatabaseAway(#[source] Source),
+    /// A bug of ours.
+    #[error("an internal error occurred: tell the operator the correlation id")]
+    Internal(#[source] Source),
+}
+
+/// One thing that is wrong with a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Violation {
+    /// The path of the field, such as `tenant.contact.email`, or the metadata key.
+    pub field: String,
+    /// Which rule it breaks.
+    pub reason: ErrorReason,
+    /// What is wrong with it and what would be right.
+    pub description: String,
+}
+
+impl Violation {
+    /// A field whose value breaks a rule of its own.
+    pub fn field(field: impl Into<String>, description: impl Into<String>) -> Self {
+        Self::of(ErrorReason::InvalidField, field, description)
+    }
+
+    /// A violation with a reason of its own.
+    pub fn of(
+        reason: ErrorReason,
+        field: impl Into<String>,
+        description: impl Into<String>,
+    ) -> Self {
+        Self { field: field.into(), reason, description: description.into() }
+    }
+}
+
+/// The kinds of records that errors speak of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A tenant.
+    Tenant,
+    /// The tenant above another.
+    ParentTenant,
+    /// An account.
+    Account,
+    /// An environment.
+    Environment,
+    /// A domain.
+    Domain,
+    /// An API key.
+    ApiKey,
+}
+
+impl Kind {
+    fn noun(self) -> &'static str {
+        match self {
+            Self::Tenant => "tenant",
+            Self::ParentTenant => "parent tenant",
+            Self::Account => "account",
+            Self::Environment => "environment",
+            Self::Domain => "domain",
+            Self::ApiKey => "API key",
+        }
+    }
+
+    fn not_found(self) -> ErrorReason {
+        match self {
+            Self::Tenant => ErrorReason::TenantNotFound,
+            Self::ParentTenant => ErrorReason::ParentNotFound,
+            Self::Account => ErrorReason::AccountNotFound,
+            Self::Environment => ErrorReason::EnvironmentNotFound,
+            Self::Domain => ErrorReason::DomainNotFound,
+            Self::ApiKey => ErrorReason::KeyNotFound,
+        }
+    }
+
+    fn already_exists(self) -> ErrorReason {
+        match self {
+            Self::Tenant | Self::ParentTenant => ErrorReason::TenantAlreadyExists,
+            Self::Account => ErrorReason::AccountAlreadyExists,
+            Self::Environment => ErrorReason::EnvironmentAlreadyExists,
+            Self::Domain => ErrorReason::DomainAlreadyExists,
+            // Keys have generated ids; two cannot meet.
+            Self::ApiKey => ErrorReason::Internal,
+        }
+    }
+}
+
+impl Error {
+    /// One violation of one field.
+    pub fn invalid(field: impl Into<String>, description: impl Into<String>) -> Self {
+        Self::Invalid(vec![Violation::field(field, description)])
+    }
+
+    /// Nothing of the kind within the caller's reach.
+    pub fn not_found(kind: Kind, id: impl Into<String>) -> Self {
+        Self::NotFound { kind, id: id.into() }
+    }
+
+    /// A permission that the key lacks.
+    pub fn permission_missing(permission: &str) -> Self {
+        Self::Forbidden {
+            permission: permission.to_owned(),
+            message: format!(
+                "the key lacks the permission {permission}: use a key with a role that has it \
+                 (ListRoles shows them)"
+            ),
+        }
+    }
+
+    /// A fault of ours that a library reported.
+    pub fn internal(source: impl Into<Source>) -> Self {
+        Self::Internal(source.into())
+    }
+
+    /// What tonic itself reported, in our words.
+    pub(crate) fn of_foreign(status: &Status) -> Self {
+        match status.code() {
+            Code::Unimplemented => Self::MethodUnknown,
+            // How tonic reports a message above the limit, in both directions.
+            Code::OutOfRange | Code::ResourceExhausted => {
+                Self::MessageTooLarge(format!("{}: send less at once", status.message()))
+            }
+            Code::DeadlineExceeded => Self::DeadlineExceeded,
+            Code::Cancelled => Self::Cancelled,
+            Code::InvalidArgument | Code::Internal if is_about_framing(status.message()) => {
+                Self::undecodable(status.message())
+            }
+            _ => Self::internal(status.clone()),
+        }
+    }
+
+    /// A message that is not what the method takes.
+    pub(crate) fn undecodable(detail: &str) -> Self {
+        Self::Invalid(vec![Violation::of(
+            ErrorReason::InvalidMessage,
+            "",
+            format!("the request cannot be decoded as the message that the method takes: {detail}"),
+        )])
+    }
+
+    fn code(&self) -> Code {
+        match self {
+            Self::Invalid(_) => Code::InvalidArgument,
+            Self::Unauthenticated => Code::Unauthenticated,
+            Self::Forbidden { .. } | Self::Mismatch(_) => Code::PermissionDenied,
+            Self::NotFound { .. } => Code::NotFound,
+            Self::AlreadyExists { .. } => Code::AlreadyExists,
+            Self::WrongState { .. } | Self::IdempotencyConflict(_) => Code::FailedPrecondition,
+            Self::Stale { .. } | Self::Contended(_) => Code::Aborted,
+            Self::MethodUnknown => Code::Unimplemented,
+            Self::MessageTooLarge(_) => Code::ResourceExhausted,
+            Self::DeadlineExceeded => Code::DeadlineExceeded,
+            Self::Cancelled => Code::Cancelled,
+            Self::DatabaseAway(_) => Code::Unavailable,
+            Self::Internal(_) => Code::Internal,
+        }
+    }
+
+    /// The machine-readable reason, as documented in `error_reason.proto`.
+    pub fn reason(&self) -> ErrorReason {
+        match self {
+            Self::Invalid(violations) => {
+                violations.first().map_or(ErrorReason::InvalidField, |first| first.reason)
+            }
+            Self::Unauthenticated => ErrorReason::CredentialInvalid,
+            Self::Forbidden { .. } => ErrorReason::PermissionMissing,
+            Self::Mismatch(_) => ErrorReason::TenantMismatch,
+            Self::NotFound { kind, .. } => kind.not_found(),
+            Self::AlreadyExists { kind, .. } => kind.already_exists(),
+            Self::WrongState { reason, .. } => *reason,
+            Self::Stale { .. } => ErrorReason::EtagMismatch,
+            Self::IdempotencyConflict(_) => ErrorReason::IdempotencyConflict,
+            Self::Contended(_) => ErrorReason::Contended,
+            Self::MethodUnknown => ErrorReason::MethodUnknown,
+            Self::MessageTooLarge(_) => ErrorReason::MessageTooLarge,
+            Self::DeadlineExceeded => ErrorReason::DeadlineExceeded,
+            Self::Cancelled => ErrorReason::Cancelled,
+            Self::DatabaseAway(_) => ErrorReason::DatabaseUnavailable,
+            Self::Internal(_) => ErrorReason::Internal,
+        }
+    }
+
+    /// Everything dynamic in the message, so that programs need not parse it.
+    fn metadata(&self) -> Vec<(&'static str, String)> {
+        match self {
+            Self::Invalid(violations) => {
+                violations.first().map(|first| ("field", first.field.clone())).into_iter().collect()
+            }
+            Self::Forbidden { permission, .. } => vec![("permission", permission.clone())],
+            Self::NotFound { kind, id }
+            | Self::Stale { kind, id }
+            | Self::WrongState { kind, id, .. } => {
+                vec![("kind", kind.noun().to_owned()), ("id", id.clone())]
+            }
+            Self::AlreadyExists { kind, what, id } => vec![
+                ("kind", kind.noun().to_owned()),
+                ("attribute", (*what).to_owned()),
+                ("id", id.clone()),
+            ],
+            Self::IdempotencyConflict(request_id) => vec![("request_id", request_id.clone())],
+            Self::Unauthenticated
+            | Self::Mismatch(_)
+            | Self::Contended(_)
+            | Self::MethodUnknown
+            | Self::MessageTooLarge(_)
+            | Self::DeadlineExceeded
+            | Self::Cancelled
+            | Self::DatabaseAway(_)
+            | Self::Internal(_) => Vec::new(),
+        }
+    }
+
+    fn details(&self) -> ErrorDetails {
+        let reason = self.reason();
+        let mut metadata = self.metadata();
+        metadata.extend(legacy_code(reason).map(|code| ("legacy_code", code.to_owned())));
+
+        let mut details = ErrorDetails::with_error_info(
+            name_of(reason),
+            DOMAIN,
+            metadata.into_iter().map(|(key, value)| (key.to_owned(), value)).collect::<std::collections::HashMap<_, _>>(),
+        );
+        match self {
+            Self::Invalid(violations) => {
+                details.set_bad_request(
+                    violations
+                        .iter()
+                        .map(|violation| {
+                            FieldViolation::new(&violation.field, &violation.description)
+                        })
+                        .collect::<Vec<_>>(),
+                );
+            }
+            Self::WrongState { id, message, .. } => {
+                details.set_precondition_failure(vec![PreconditionViolation::new(
+                    name_of(reason),
+                    id,
+                    message,
+                )]);
+            }
+            Self::Contended(_) | Self::DatabaseAway(_) => {
+                details.set_retry_info(Some(RETRY_AFTER));
+            }
+            _ => {}
+        }
+        details
+    }
+}
+
+/// The name of a reason on the wire: without the prefix that the enum needs in the proto.
+pub fn name_of(reason: ErrorReason) -> &'static str {
+    reason.as_str_name().trim_start_matches("ERROR_REASON_")
+}
+
+/// The number that the products before Tenantry gave to the same error.
+fn legacy_code(reason: ErrorReason) -> Option<&'static str> {
+    Some(match reason {
+        ErrorReason::TenantNotFound => "450",
+        ErrorReason::TenantAlreadyExists => "451",
+        ErrorReason::ParentRequired => "452",
+        ErrorReason::ParentNotFound => "453",
+        ErrorReason::CannotDeleteSelf => "462",
+        ErrorReason::KeyNotFound => "473",
+        ErrorReason::EnvironmentNotFound => "501",
+        _ => return None,
+    })
+}
+
+fn summary(violations: &[Violation]) -> String {
+    let told = |violation: &Violation| match violation.field.as_str() {
+        "" => violation.description.clone(),
+        field => format!("{field}: {}", violation.description),
+    };
+    violations.iter().map(told).collect::<Vec<_>>().join("; ")
+}
+
+fn is_about_framing(message: &str) -> bool {
+    ["protocol error", "decode", "compression", "Missing request message"]
+        .iter()
+        .any(|part| message.contains(part))
+}
+
+impl From<Error> for Status {
+    fn from(error: Error) -> Self {
+        let mut status =
+            Self::with_error_details(error.code(), error.to_string(), error.details());
+        status.set_source(Arc::new(error));
+        status
+    }
+}
+
+impl From<DieselError> for Error {
+    /// Tells by kind and text: the library keeps the SQLSTATE of only some errors.
+    fn from(error: DieselError) -> Self {
+        let DieselError::DatabaseError(kind, information) = &error else {
+            return match error {
+                DieselError::BrokenTransactionManager => Self::DatabaseAway(error.into()),
+                _ => Self::Internal(error.into()),
+            };
+        };
+        let message = information.message();
+        match kind {
+            DatabaseErrorKind::SerializationFailure => Self::Contended(error),
+            DatabaseErrorKind::ClosedConnection
+            | DatabaseErrorKind::UnableToSendCommand
+            | DatabaseErrorKind::ReadOnlyTransaction => Self::DatabaseAway(error.into()),
+            _ if message.contains("deadlock detected") => Self::Contended(error),
+            _ if message.contains("statement timeout") => Self::DeadlineExceeded,
+            _ if message.contains("terminating connection")
+                || message.contains("the database system is") =>
+            {
+                Self::DatabaseAway(error.into())
+            }
+            _ => Self::Internal(error.into()),
+        }
+    }
+}
+
+impl From<diesel_async::pooled_connection::deadpool::PoolError> for Error {
+    fn from(error: diesel_async::pooled_connection::deadpool::PoolError) -> Self {
+        Self::DatabaseAway(error.into())
+    }
+}
+
+/// Takes the source of a status back, for the log.
+pub(crate) fn source_of(status: &Status) -> Option<&Error> {
+    use std::error::Error as _;
+    status.source()?.downcast_ref::<Error>()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn all_reasons() -> impl Iterator<Item = ErrorReason> {
+        (1..200).filter_map(|number| ErrorReason::try_from(number).ok())
+    }
+
+    #[test]
+    fn every_reason_has_the_form_that_aip_193_asks_for() {
+        for reason in all_reasons() {
+            let name = name_of(reason);
+
+            assert!(name.len() <= 63 && !name.starts_with('_') && !name.ends_with('_'), "{name}");
+            assert!(name.chars().all(|c| c.is_ascii_uppercase() || c == '_'), "{name}");
+        }
+    }
+
+    #[test]
+    fn the_cause_of_an_internal_error_stays_inside() {
+        let error = Error::internal("relation \"tenants\" does not exist");
+
+        let status = Status::from(error);
+
+        assert_eq!(status.code(), Code::Internal);
+        assert!(!status.message().contains("tenants"), "{}", status.message());
+        assert!(!String::from_utf8_lossy(status.details()).contains("tenants"));
+        assert!(source_of(&status).is_some());
+    }
+
+    #[test]
+    fn all_violations_are_told_at_once() {
+        let error = Error::Invalid(vec![
+            Violation::field("tenant.name", "required"),
+            Violation::of(ErrorReason::ImmutableField, "tenant.code", "cannot be changed"),
+        ]);
+
+        let status = Status::from(error);
+
+        let details = status.get_error_details();
+        let violations = &details.bad_request().unwrap().field_violations;
+        assert_eq!(violations.len(), 2);
+        assert_eq!(details.error_info().unwrap().reason, "INVALID_FIELD");
+    }
+
+    #[test]
+    fn a_reason_with_a_number_in_an_older_product_carries_it() {
+        let status = Status::from(Error::not_found(Kind::Tenant, "foo"));
+
+        let details = status.get_error_details();
+        let info = details.error_info().unwrap();
+        assert_eq!(info.metadata["legacy_code"], "450");
+        assert_eq!(info.metadata["id"], "foo");
+        assert_eq!(info.domain, "tenantry");
+    }
+}

@@ -1,0 +1,349 @@
+//! Who calls, for whom, and whether the method is permitted.
+//!
+//! Checks in this order, and the first failure answers: the key, the metadata against the key, the
+//! state of the key's tenant, the permission, and only then what the metadata names: whoever may not
+//! call the method does not learn what exists.
+
+use std::sync::Arc;
+
+use axum::{
+    extract::{Request, State},
+    middleware::Next,
+    response::Response,
+};
+use http::HeaderMap;
+use secrecy::SecretString;
+use tonic::Status;
+
+use super::{
+    observe::Observed,
+    permit::{Method, Right},
+    Call, Caller, TenantOfCall,
+};
+use crate::{
+    clock::Clock,
+    db::{Database, Role as DatabaseRole, Scope},
+    directory,
+    error::{Error, Kind, Result, Violation},
+    keys::{
+        self,
+        master::MasterKey,
+        model::{roles_named, state, KeyScope, KeyState},
+        roles::{Role, RESELLER},
+    },
+    pb::ErrorReason,
+    tenants::{self, model::TenantState},
+};
+
+/// What the layer needs.
+pub struct Identifier {
+    /// Resolves keys and names.
+    pub database: Database,
+    /// Reads keys.
+    pub master: Arc<MasterKey>,
+    /// Tells whether a key has expired.
+    pub clock: Arc<Clock>,
+    /// Whether calls that act on a tenant must name it and its account (4-01).
+    pub strict_metadata: bool,
+}
+
+/// Lets a call through to its handler with a [`Call`] among its extensions, or refuses it.
+///
+/// Health and reflection, which are open, and pages go through as they are.
+pub async fn identify(
+    State(identifier): State<Arc<Identifier>>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    let path = request.uri().path();
+    if !path.starts_with("/tenantry.") {
+        return next.run(request).await;
+    }
+    let admitted = match Method::find(path) {
+        None => Err(Error::MethodUnknown),
+        Some(method) => identifier.admit(method, &request).await,
+    };
+    match admitted {
+        Ok(call) => {
+            request.extensions_mut().insert(call);
+            next.run(request).await
+        }
+        Err(error) => Status::from(error).into_http(),
+    }
+}
+
+impl Identifier {
+    async fn admit(&self, method: &'static Method, request: &Request) -> Result<Call> {
+        let observed = request.extensions().get::<Observed>().ok_or(Error::Unauthenticated)?;
+        let headers = request.headers();
+        let named_account = named(headers, "x-account-id")?;
+        let named_tenant = named(headers, "x-tenant-id")?;
+        self.demand_metadata(method, named_account, named_tenant)?;
+
+        let (caller, tenant_state) = self.caller(headers, observed).await?;
+        compare(&caller, named_account, named_tenant)?;
+        if let (Some(tenant), Some(state)) = (&caller.tenant, tenant_state)
+            && state != TenantState::Active
+        {
+            return Err(Error::WrongState {
+                reason: ErrorReason::TenantNotActive,
+                kind: Kind::Tenant,
+                id: tenant.tenant_id.clone(),
+                message: format!("the tenant of the key is {}: its keys rest", state.as_str()),
+            });
+        }
+        let scope = permit(method, &caller)?;
+
+        let mut call = Call {
+            correlation_id: observed.correlation_id.clone(),
+            deadline: observed.deadline,
+            method: method.name(),
+            account: caller.account.clone(),
+            tenant: caller.tenant.clone(),
+            caller,
+            scope,
+        };
+        // For the log and the answer, even if what the metadata names is refused below.
+        let seen = |call: &Call| {
+            let span = tracing::Span::current();
+            span.record("key.id", tracing::field::display(call.caller.key_id));
+            span.record("account.id", call.account.as_deref());
+            span.record("tenant.id", call.tenant.as_ref().map(|tenant| tenant.tenant_id.as_str()));
+            let _ = observed.call.set(call.clone());
+        };
+        match self.resolve(&mut call, named_account, named_tenant).await {
+            Ok(()) => seen(&call),
+            Err(error) => {
+                seen(&call);
+                return Err(error);
+            }
+        }
+        Ok(call)
+    }
+
+    fn demand_metadata(
+        &self,
+        method: &Method,
+        account: Option<&str>,
+        tenant: Option<&str>,
+    ) -> Result<()> {
+        if !self.strict_metadata || !method.acts_on_tenant {
+            return Ok(());
+        }
+        let missing = [("x-account-id", account), ("x-tenant-id", tenant)]
+            .into_iter()
+            .filter(|(_, value)| value.is_none())
+            .map(|(key, _)| Violation::of(ErrorReason::InvalidMetadata, key, "is required"))
+            .collect::<Vec<_>>();
+        if missing.is_empty() { Ok(()) } else { Err(Error::Invalid(missing)) }
+    }
+
+    /// Finds whose key the call carries.
+    async fn caller(
+        &self,
+        headers: &HeaderMap,
+        observed: &Observed,
+    ) -> Result<(Caller, Option<TenantState>)> {
+        let text = bearer(headers).ok_or(Error::Unauthenticated)?;
+        let parsed =
+            keys::secret::parse(&self.master, text).map_err(|_| Error::Unauthenticated)?;
+
+        let mut transaction =
+            self.database.begin_as(DatabaseRole::Verifier, observed.deadline).await?;
+        let found = keys::store::resolve(transaction.conn(), parsed.key_ref).await?;
+        transaction.commit().await?;
+
+        let (key, tenant) = found.ok_or(Error::Unauthenticated)?;
+        let digest = parsed.secret.digest(&self.master, key.master_key_version);
+        if !digest.is_some_and(|digest| digest.matches(&key.digest))
+            || state(key.revoke_time, key.expire_time, self.clock.now()) != KeyState::Active
+        {
+            return Err(Error::Unauthenticated);
+        }
+        let tenant_state = tenant.as_ref().map(|tenant| tenant.state);
+        let caller = Caller {
+            key_id: parsed.key_ref.public_id(&self.master),
+            bearer: SecretString::from(text),
+            scope: key.scope,
+            account: key.account_id,
+            tenant: tenant.map(|tenant| TenantOfCall {
+                uid: tenant.uid,
+                tenant_id: tenant.tenant_id,
+                account_id: tenant.account_id,
+                named: false,
+            }),
+            reseller: key.reseller_id,
+            roles: roles_named(&key.roles),
+        };
+        Ok((caller, tenant_state))
+    }
+
+    /// Puts the account and the tenant that the metadata names into the call, if they are within the
+    /// caller's reach.
+    async fn resolve(
+        &self,
+        call: &mut Call,
+        account: Option<&str>,
+        tenant: Option<&str>,
+    ) -> Result<()> {
+        if let (Some(account), KeyScope::System) = (account, call.caller.scope) {
+            let mut transaction = self.database.begin(&Scope::System, None, call.deadline).await?;
+            directory::accounts::require(transaction.conn(), account).await?;
+            transaction.commit().await?;
+            call.account = Some(account.to_owned());
+            call.scope = Scope::Account(account.to_owned());
+        }
+        match (tenant, &mut call.tenant) {
+            (None, _) => {}
+            (Some(named), Some(own)) if own.tenant_id == named => own.named = true,
+            (Some(named), _) => {
+                let mut transaction = self.database.begin(&call.scope, None, call.deadline).await?;
+                let found = tenants::store::find_ref(transaction.conn(), named).await?;
+                transaction.commit().await?;
+                call.account = Some(found.account_id.clone());
+                call.tenant = Some(found);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Reads the key from `authorization: Bearer <key>`.
+pub(crate) fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let (scheme, key) = headers.get("authorization")?.to_str().ok()?.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| key.trim())
+}
+
+fn named<'a>(headers: &'a HeaderMap, key: &str) -> Result<Option<&'a str>> {
+    let Some(value) = headers.get(key) else {
+        return Ok(None);
+    };
+    match value.to_str() {
+        Ok(id) if crate::wire::id(id).is_ok() => Ok(Some(id)),
+        _ => Err(Error::Invalid(vec![Violation::of(
+            ErrorReason::InvalidMetadata,
+            key,
+            "is not an id: 1 to 30 characters of a-z, 0-9 and \"-\"",
+        )])),
+    }
+}
+
+/// Compares what the metadata names with what the key is bound to.
+fn compare(caller: &Caller, account: Option<&str>, tenant: Option<&str>) -> Result<()> {
+    if let (Some(named), Some(own)) = (account, &caller.account)
+        && named != own
+    {
+        return Err(Error::Mismatch(
+            "x-account-id names another account than that of the key: leave it out or use a key of \
+             that account"
+                .to_owned(),
+        ));
+    }
+    if let (Some(named), Some(own)) = (tenant, &caller.tenant)
+        && named != own.tenant_id
+        && !caller.roles.iter().any(|role| role.reaches_below)
+    {
+        return Err(Error::Mismatch(
+            "x-tenant-id names another tenant than that of the key: leave it out or use a key of \
+             that tenant"
+                .to_owned(),
+        ));
+    }
+    Ok(())
+}
+
+/// Checks the permission; answers how far the roles that grant it reach.
+fn permit(method: &Method, caller: &Caller) -> Result<Scope> {
+    let granting = |role: &&&'static Role| match &method.right {
+        Right::AnyValidKey => true,
+        Right::Permission(permission) => role.grants(permission),
+    };
+    let roles = caller.roles.iter().filter(granting).collect::<Vec<_>>();
+    if let (Right::Permission(permission), []) = (&method.right, &roles[..]) {
+        return Err(Error::permission_missing(permission));
+    }
+    let only_as_reseller = !roles.is_empty() && roles.iter().all(|role| role.id == RESELLER);
+    Ok(match (caller.scope, &caller.account, &caller.tenant) {
+        (KeyScope::System, ..) => Scope::System,
+        (KeyScope::Account, Some(account), _) => match &caller.reseller {
+            Some(reseller) if only_as_reseller => {
+                Scope::Reseller { account: account.clone(), reseller: reseller.clone() }
+            }
+            _ => Scope::Account(account.clone()),
+        },
+        (KeyScope::Tenant, _, Some(tenant)) if roles.iter().any(|role| role.reaches_below) => {
+            Scope::Provider(tenant.uid)
+        }
+        (KeyScope::Tenant, _, Some(tenant)) => Scope::Tenant(tenant.uid),
+        // A key without its owner does not pass the constraints of its table.
+        (KeyScope::Account | KeyScope::Tenant, ..) => return Err(Error::Unauthenticated),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+
+    fn caller(scope: KeyScope, roles: &[&str]) -> Caller {
+        let tenant = TenantOfCall {
+            uid: Uuid::from_u128(7),
+            tenant_id: "foo".to_owned(),
+            account_id: "acme".to_owned(),
+            named: false,
+        };
+        Caller {
+            key_id: Uuid::nil(),
+            bearer: SecretString::from(""),
+            scope,
+            account: (scope != KeyScope::System).then(|| "acme".to_owned()),
+            tenant: (scope == KeyScope::Tenant).then_some(tenant),
+            reseller: roles.contains(&RESELLER).then(|| "north".to_owned()),
+            roles: roles.iter().filter_map(|id| Role::find(id)).collect(),
+        }
+    }
+
+    fn view() -> &'static Method {
+        Method::find("/tenantry.v1.TenantService/GetTenant").unwrap()
+    }
+
+    #[test]
+    fn a_key_reaches_as_far_as_the_roles_that_grant_the_permission() {
+        let reach = |scope, roles: &[&str]| permit(view(), &caller(scope, roles)).unwrap();
+
+        assert_eq!(reach(KeyScope::System, &["auditor"]), Scope::System);
+        assert_eq!(reach(KeyScope::Account, &["account-admin"]), Scope::Account("acme".into()));
+        assert_eq!(reach(KeyScope::Tenant, &["tenant-admin"]), Scope::Tenant(Uuid::from_u128(7)));
+        assert_eq!(reach(KeyScope::Tenant, &["auditor"]), Scope::Provider(Uuid::from_u128(7)));
+        assert_eq!(
+            reach(KeyScope::Account, &["reseller"]),
+            Scope::Reseller { account: "acme".into(), reseller: "north".into() }
+        );
+    }
+
+    #[test]
+    fn a_role_that_reaches_below_lends_its_reach_to_no_other_permission() {
+        let edit = Method::find("/tenantry.v1.TenantService/UpdateTenant").unwrap();
+
+        let reach = permit(edit, &caller(KeyScope::Tenant, &["tenant-admin", "auditor"])).unwrap();
+
+        assert_eq!(reach, Scope::Tenant(Uuid::from_u128(7)));
+    }
+
+    #[test]
+    fn a_key_without_the_permission_is_refused_with_its_name() {
+        let error = permit(view(), &caller(KeyScope::System, &["key-verifier"])).unwrap_err();
+
+        assert!(error.to_string().contains("TENANTS:VIEW"), "{error}");
+    }
+
+    #[test]
+    fn metadata_that_disagrees_with_the_key_is_refused() {
+        let key = caller(KeyScope::Tenant, &["tenant-admin"]);
+
+        assert!(compare(&key, Some("acme"), Some("foo")).is_ok());
+        assert!(matches!(compare(&key, Some("other"), None), Err(Error::Mismatch(_))));
+        assert!(matches!(compare(&key, None, Some("other")), Err(Error::Mismatch(_))));
+    }
+}

@@ -1,0 +1,138 @@
+//! The corridor that every call walks, outside to inside: `observe` gives it ids, a deadline and its
+//! log line; `identify` finds out who calls and for whom, and whether the method is permitted;
+//! `mutate` makes a change happen once, with its event.
+
+pub mod codec;
+pub mod identify;
+pub mod mutate;
+pub mod observe;
+pub mod permit;
+
+use secrecy::SecretString;
+use tokio::time::Instant;
+use tonic::Request;
+use uuid::Uuid;
+
+use crate::{
+    db::Scope,
+    error::{Error, Result},
+    keys::{model::KeyScope, roles::Role},
+};
+
+/// A call that has come as far as a handler: identified and permitted.
+#[derive(Clone, Debug)]
+pub struct Call {
+    /// Ties together everything that happens because of this call (4-02).
+    pub correlation_id: String,
+    /// When its caller stops waiting.
+    pub deadline: Instant,
+    /// The method, such as `tenantry.v1.TenantService/GetTenant`.
+    pub method: &'static str,
+    /// Whose key it carries.
+    pub caller: Caller,
+    /// The account that it acts on, where it has one.
+    pub account: Option<String>,
+    /// The tenant that it acts on, where it has one.
+    pub tenant: Option<TenantOfCall>,
+    /// How far the caller reaches with this method.
+    pub scope: Scope,
+}
+
+/// Whose key a call carries, and what the key may do.
+#[derive(Clone, Debug)]
+pub struct Caller {
+    /// The public id of the key.
+    pub key_id: Uuid,
+    /// The whole text of the key: stored answers are encrypted under it.
+    pub bearer: SecretString,
+    /// Whose key it is.
+    pub scope: KeyScope,
+    /// The account of an account's or tenant's key.
+    pub account: Option<String>,
+    /// The tenant of a tenant's key.
+    pub tenant: Option<TenantOfCall>,
+    /// The reseller that the key is bound to.
+    pub reseller: Option<String>,
+    /// What it may do.
+    pub roles: Vec<&'static Role>,
+}
+
+/// The tenant that a call acts on, or that a key belongs to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TenantOfCall {
+    /// Its UUID.
+    pub uid: Uuid,
+    /// Its id.
+    pub tenant_id: String,
+    /// Its account.
+    pub account_id: String,
+    /// Whether it was named by `x-tenant-id`, not only taken from the key.
+    pub named: bool,
+}
+
+impl Call {
+    /// Takes the call from a request that came through the corridor.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unauthenticated`] when it did not: what the corridor missed is closed.
+    pub fn of<M>(request: Request<M>) -> Result<(Self, M)> {
+        let (_, extensions, message) = request.into_parts();
+        extensions.get::<Self>().map(|call| (call.clone(), message)).ok_or(Error::Unauthenticated)
+    }
+
+    /// The actor as events and records name it.
+    pub fn actor(&self) -> String {
+        format!("api_key:{}", self.caller.key_id)
+    }
+
+    /// The id of the tenant that a request speaks of: the one it names, else the tenant of the call.
+    ///
+    /// # Errors
+    ///
+    /// When the request and `x-tenant-id` name different tenants, or neither names one.
+    pub fn tenant_id<'a>(&'a self, field: &str, named: &'a str) -> Result<&'a str> {
+        match (&self.tenant, named) {
+            (None, "") => Err(Error::invalid(
+                field,
+                "is required, since the call has no tenant: name it here or in x-tenant-id",
+            )),
+            (Some(tenant), "") => Ok(&tenant.tenant_id),
+            (Some(tenant), named) if tenant.named && tenant.tenant_id != named => {
+                Err(Error::Mismatch(format!(
+                    "x-tenant-id names another tenant than {field}: send only one of them"
+                )))
+            }
+            (_, named) => Ok(named),
+        }
+    }
+
+    /// Checks that an account that a request names is the account of the call.
+    ///
+    /// # Errors
+    ///
+    /// When they differ.
+    pub fn check_account(&self, field: &str, named: &str) -> Result<()> {
+        match &self.account {
+            Some(account) if !named.is_empty() && account != named => Err(Error::Mismatch(format!(
+                "{field} names another account than the key or x-account-id: leave it out"
+            ))),
+            _ => Ok(()),
+        }
+    }
+
+    /// Refuses a caller whose key is not the system's.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Forbidden`] for keys of accounts and tenants.
+    pub fn require_system(&self, what: &str) -> Result<()> {
+        if self.caller.scope == KeyScope::System {
+            return Ok(());
+        }
+        Err(Error::Forbidden {
+            permission: "DIRECTORY:EDIT".to_owned(),
+            message: format!("{what} belong to the system: use a key with the scope SYSTEM"),
+        })
+    }
+}

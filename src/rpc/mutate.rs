@@ -1,0 +1,357 @@
+//! The one path of every change: once, in one transaction with its events, or not at all.
+//!
+//! The transaction holds the change, what is told of it and, where the caller gave a `request_id`, the
+//! answer. Whoever repeats the request gets that answer; whoever sends another request under the same
+//! id is refused. `validate_only` walks the same path and is rolled back at its end, so it cannot
+//! check less than the change itself.
+
+use std::{sync::Arc, time::Duration};
+
+use aes_gcm::{
+    aead::{Aead as _, Payload},
+    Aes256Gcm, KeyInit as _,
+};
+use chrono::{DateTime, TimeDelta, Utc};
+use diesel::prelude::*;
+use diesel::upsert::excluded;
+use diesel_async::{AsyncPgConnection, RunQueryDsl};
+use hkdf::Hkdf;
+use prost::Message;
+use secrecy::ExposeSecret as _;
+use sha2::Sha256;
+use uuid::Uuid;
+
+use super::Call;
+use crate::{
+    clock::Clock,
+    db::{Database, Transaction},
+    error::{Error, Kind, Result},
+    events::outbox,
+    keys::master::{random, MasterKey},
+    schema::idempotency_records,
+};
+
+/// How often a change is tried that meets concurrent ones.
+const ATTEMPTS: u32 = 4;
+
+/// A request that changes something. Implemented by the build for every message that has a
+/// `request_id` and a `validate_only`.
+pub trait Mutation: Message + Clone {
+    /// What makes it safe to repeat; empty where the caller did not ask for that.
+    fn request_id(&self) -> &str;
+    /// Whether nothing is to be changed.
+    fn validate_only(&self) -> bool;
+    /// The request as it would be without `validate_only`.
+    #[must_use]
+    fn effective(&self) -> Self;
+}
+
+include!(concat!(env!("OUT_DIR"), "/mutations.rs"));
+
+/// Makes changes.
+pub struct Mutator {
+    /// Where they are made.
+    pub database: Database,
+    /// Keys the fingerprints.
+    pub master: Arc<MasterKey>,
+    /// Tells when.
+    pub clock: Arc<Clock>,
+    /// How long answers are kept for repetition.
+    pub retention: Duration,
+}
+
+/// A change under way: its transaction, and what it needs to know.
+pub struct Change<'a> {
+    /// The call that asked for it.
+    pub call: &'a Call,
+    /// The time of the change, the same for everything in it.
+    pub now: DateTime<Utc>,
+    /// Whether it will be rolled back: then no secret is made known.
+    pub validate_only: bool,
+    clock: &'a Clock,
+    transaction: Transaction,
+}
+
+impl Change<'_> {
+    /// The connection, for the statements of the stores.
+    pub fn conn(&mut self) -> &mut AsyncPgConnection {
+        self.transaction.conn()
+    }
+
+    /// Makes an id.
+    pub fn uuid(&self) -> Uuid {
+        self.clock.uuid()
+    }
+
+    /// Records what happened, for the audit log and the feed.
+    ///
+    /// # Errors
+    ///
+    /// What the database reports.
+    pub async fn record(&mut self, event: outbox::Event<'_>) -> Result<()> {
+        let id = self.uuid();
+        outbox::append(self.transaction.conn(), id, self.call, self.now, event).await
+    }
+}
+
+impl Mutator {
+    /// Makes a change by `act`, which may run several times and must do nothing but what the
+    /// transaction undoes.
+    ///
+    /// # Errors
+    ///
+    /// What `act` refuses; [`Error::IdempotencyConflict`] for a `request_id` that was used otherwise.
+    pub async fn mutate<M, A>(
+        &self,
+        call: &Call,
+        request: &M,
+        act: impl AsyncFn(&mut Change<'_>) -> Result<A> + Sync,
+    ) -> Result<A>
+    where
+        M: Mutation,
+        A: Message + Default,
+    {
+        check_request_id(request.request_id())?;
+        let mut attempt = 1;
+        loop {
+            match self.attempt(call, request, &act).await {
+                Err(Error::Contended(_)) if attempt < ATTEMPTS => {
+                    // Jitter, so that those who met do not meet again.
+                    let jitter = u64::from(u8::from_be_bytes(random()));
+                    tokio::time::sleep(Duration::from_millis(u64::from(attempt) * 10 + jitter / 16))
+                        .await;
+                    attempt += 1;
+                }
+                done => return done,
+            }
+        }
+    }
+
+    async fn attempt<M, A>(
+        &self,
+        call: &Call,
+        request: &M,
+        act: &(impl AsyncFn(&mut Change<'_>) -> Result<A> + Sync),
+    ) -> Result<A>
+    where
+        M: Mutation,
+        A: Message + Default,
+    {
+        let credential = Some(call.caller.key_id);
+        let transaction = self.database.begin(&call.scope, credential, call.deadline).await?;
+        let mut change = Change {
+            call,
+            now: self.clock.now(),
+            validate_only: request.validate_only(),
+            clock: &self.clock,
+            transaction,
+        };
+        let done = self.run(&mut change, request, act).await;
+        match done {
+            Ok(answer) if !request.validate_only() => {
+                change.transaction.commit().await?;
+                Ok(answer)
+            }
+            done => {
+                // What was refused stays refused, whether or not the connection survives.
+                let _ = change.transaction.rollback().await;
+                done
+            }
+        }
+    }
+
+    async fn run<M, A>(
+        &self,
+        change: &mut Change<'_>,
+        request: &M,
+        act: &impl AsyncFn(&mut Change<'_>) -> Result<A>,
+    ) -> Result<A>
+    where
+        M: Mutation,
+        A: Message + Default,
+    {
+        if request.request_id().is_empty() {
+            return act(change).await;
+        }
+        let mut record = self.record(change, request);
+        if !record.reserve(change.conn(), change.now).await? {
+            return record.replay(change).await;
+        }
+        let answer = act(change).await?;
+        record.answer = seal(change.call, request.request_id(), &answer.encode_to_vec());
+        record.keep(change.conn()).await?;
+        Ok(answer)
+    }
+
+    fn record<M: Mutation>(&self, change: &Change<'_>, request: &M) -> Record {
+        let call = change.call;
+        let retention = TimeDelta::from_std(self.retention).unwrap_or(TimeDelta::MAX);
+        Record {
+            credential_id: call.caller.key_id,
+            account_id: call.account.clone().unwrap_or_default(),
+            tenant_uid: call.tenant.as_ref().map_or(Uuid::nil(), |tenant| tenant.uid),
+            method: call.method.to_owned(),
+            request_id: request.request_id().to_owned(),
+            fingerprint: self.master.fingerprint(&request.effective().encode_to_vec()).to_vec(),
+            answer: Vec::new(),
+            expire_time: change.now + retention,
+        }
+    }
+}
+
+/// What was answered to a request with a `request_id`.
+#[derive(HasQuery, Insertable)]
+#[diesel(table_name = idempotency_records, check_for_backend(diesel::pg::Pg))]
+struct Record {
+    credential_id: Uuid,
+    account_id: String,
+    tenant_uid: Uuid,
+    method: String,
+    request_id: String,
+    fingerprint: Vec<u8>,
+    answer: Vec<u8>,
+    expire_time: DateTime<Utc>,
+}
+
+#[diesel::dsl::auto_type]
+fn record_of<'a>(
+    credential: Uuid,
+    account: &'a str,
+    tenant: Uuid,
+    method: &'a str,
+    request: &'a str,
+) -> _ {
+    idempotency_records::table
+        .filter(idempotency_records::credential_id.eq(credential))
+        .filter(idempotency_records::account_id.eq(account))
+        .filter(idempotency_records::tenant_uid.eq(tenant))
+        .filter(idempotency_records::method.eq(method))
+        .filter(idempotency_records::request_id.eq(request))
+}
+
+impl Record {
+    /// Takes the place of the record; waits for whoever is at the same request. False where there is
+    /// an answer already.
+    async fn reserve(&self, conn: &mut AsyncPgConnection, now: DateTime<Utc>) -> Result<bool> {
+        use diesel::query_dsl::methods::FilterDsl as _;
+        let rows = diesel::insert_into(idempotency_records::table)
+            .values(self)
+            .on_conflict((
+                idempotency_records::credential_id,
+                idempotency_records::account_id,
+                idempotency_records::tenant_uid,
+                idempotency_records::method,
+                idempotency_records::request_id,
+            ))
+            .do_update()
+            .set((
+                idempotency_records::fingerprint.eq(excluded(idempotency_records::fingerprint)),
+                idempotency_records::answer.eq(excluded(idempotency_records::answer)),
+                idempotency_records::expire_time.eq(excluded(idempotency_records::expire_time)),
+            ))
+            .filter(idempotency_records::expire_time.le(now))
+            .execute(conn)
+            .await?;
+        Ok(rows == 1)
+    }
+
+    /// Answers what was answered before, if the request is the same.
+    async fn replay<A: Message + Default>(&self, change: &mut Change<'_>) -> Result<A> {
+        let call = change.call;
+        let kept = record_of(
+            self.credential_id,
+            &self.account_id,
+            self.tenant_uid,
+            &self.method,
+            &self.request_id,
+        )
+        .select(Record::as_select())
+        .get_result(change.conn())
+        .await?;
+        if kept.fingerprint != self.fingerprint {
+            return Err(Error::IdempotencyConflict(self.request_id.clone()));
+        }
+        let answer = open(call, &self.request_id, &kept.answer)
+            .ok_or_else(|| Error::internal("the stored answer cannot be decrypted"))?;
+        A::decode(&*answer).map_err(Error::internal)
+    }
+
+    async fn keep(&self, conn: &mut AsyncPgConnection) -> Result<()> {
+        let rows = diesel::update(record_of(
+            self.credential_id,
+            &self.account_id,
+            self.tenant_uid,
+            &self.method,
+            &self.request_id,
+        ))
+        .set(idempotency_records::answer.eq(&self.answer))
+        .execute(conn)
+        .await?;
+        if rows == 1 { Ok(()) } else { Err(Error::internal("the reserved record is gone")) }
+    }
+}
+
+/// Deletes answers that are kept no longer; answers how many.
+///
+/// # Errors
+///
+/// What the database reports.
+pub async fn delete_expired_records(conn: &mut AsyncPgConnection) -> Result<usize> {
+    Ok(diesel::delete(
+        idempotency_records::table.filter(idempotency_records::expire_time.lt(diesel::dsl::now)),
+    )
+    .execute(conn)
+    .await?)
+}
+
+/// Refuses a change of a record that is not as the caller has read it.
+///
+/// # Errors
+///
+/// [`Error::Stale`] when an etag was sent that is not the stored one.
+pub fn check_etag(sent: &str, version: i64, kind: Kind, id: &str) -> Result<()> {
+    if sent.is_empty() || sent == etag(version) {
+        Ok(())
+    } else {
+        Err(Error::Stale { kind, id: id.to_owned() })
+    }
+}
+
+/// The etag of a version of a record.
+pub fn etag(version: i64) -> String {
+    version.to_string()
+}
+
+fn check_request_id(id: &str) -> Result<()> {
+    if id.len() <= 128 && id.bytes().all(|byte| byte.is_ascii_graphic()) {
+        Ok(())
+    } else {
+        Err(Error::invalid("request_id", "is not 1 to 128 visible ASCII characters"))
+    }
+}
+
+/// Only who has the caller's own key text can make this cipher: neither a dump nor another caller can
+/// read a stored answer, which may hold a secret.
+fn cipher(call: &Call, request_id: &str) -> Aes256Gcm {
+    let bearer = call.caller.bearer.expose_secret().as_bytes();
+    let mut key = [0; 32];
+    Hkdf::<Sha256>::new(Some(request_id.as_bytes()), bearer)
+        .expand(b"tenantry answer v1", &mut key)
+        .expect("32 bytes are less than the limit of HKDF");
+    Aes256Gcm::new(&key.into())
+}
+
+fn seal(call: &Call, request_id: &str, answer: &[u8]) -> Vec<u8> {
+    let nonce: [u8; 12] = random();
+    let payload = Payload { msg: answer, aad: call.method.as_bytes() };
+    let sealed = cipher(call, request_id)
+        .encrypt(&nonce.into(), payload)
+        .expect("an answer is shorter than the limit of the cipher");
+    [&nonce[..], &sealed].concat()
+}
+
+fn open(call: &Call, request_id: &str, sealed: &[u8]) -> Option<Vec<u8>> {
+    let (nonce, sealed) = sealed.split_first_chunk::<12>()?;
+    let payload = Payload { msg: sealed, aad: call.method.as_bytes() };
+    cipher(call, request_id).decrypt(nonce.into(), payload).ok()
+}

@@ -1,0 +1,109 @@
+//! What every method asks of its caller, read from the options in the proto.
+
+use std::{collections::HashMap, sync::LazyLock};
+
+use prost_reflect::{DescriptorPool, MethodDescriptor, ReflectMessage as _};
+
+use crate::pb;
+
+/// The descriptors of everything this crate serves, as reflection hands them out.
+pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
+
+/// The descriptors, decoded.
+pub static POOL: LazyLock<DescriptorPool> =
+    LazyLock::new(|| DescriptorPool::decode(DESCRIPTORS).expect("the build wrote it"));
+
+static METHODS: LazyLock<HashMap<String, Method>> = LazyLock::new(|| {
+    let methods = POOL.services().flat_map(|service| service.methods().collect::<Vec<_>>());
+    methods.filter_map(Method::read).map(|method| (method.path.clone(), method)).collect()
+});
+
+/// A method and what it asks of its caller.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Method {
+    /// As in the request: `/tenantry.v1.TenantService/GetTenant`.
+    pub path: String,
+    /// What the caller needs.
+    pub right: Right,
+    /// Whether it acts on one tenant; see the setting `strict_metadata`.
+    pub acts_on_tenant: bool,
+}
+
+/// The right that a method asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Right {
+    /// A role that grants this permission.
+    Permission(String),
+    /// Any valid key.
+    AnyValidKey,
+}
+
+impl Method {
+    /// Finds a method by its path. One that declares no right cannot be found, so it cannot be
+    /// called: what is forgotten is closed.
+    pub fn find(path: &str) -> Option<&'static Self> {
+        METHODS.get(path)
+    }
+
+    /// The method without the slash that starts its path, as logs and events call it.
+    pub fn name(&self) -> &str {
+        &self.path[1..]
+    }
+
+    fn read(method: MethodDescriptor) -> Option<Self> {
+        let extension = POOL.get_extension_by_name("tenantry.v1.access")?;
+        let options = method.options();
+        if !options.has_extension(&extension) {
+            return None;
+        }
+        let access = options.get_extension(&extension);
+        let access: pb::Access = access.as_message()?.transcode_to().ok()?;
+        let right = match (access.permission.as_str(), access.any_valid_key) {
+            ("", true) => Right::AnyValidKey,
+            ("", false) => return None,
+            (permission, false) => Right::Permission(permission.to_owned()),
+            (_, true) => return None,
+        };
+        let path = format!("/{}/{}", method.parent_service().full_name(), method.name());
+        Some(Self { path, right, acts_on_tenant: access.acts_on_tenant })
+    }
+}
+
+/// A message as JSON with the names of the proto, as events keep it.
+pub(crate) fn json_of<M: prost::Message + prost::Name>(message: &M) -> serde_json::Value {
+    let descriptor = POOL.get_message_by_name(&M::full_name()).expect("every message is in the pool");
+    let mut dynamic = prost_reflect::DynamicMessage::new(descriptor);
+    dynamic.transcode_from(message).expect("a message has the form of its own descriptor");
+    debug_assert_eq!(dynamic.descriptor().full_name(), M::full_name());
+    let options = prost_reflect::SerializeOptions::new().use_proto_field_name(true);
+    dynamic
+        .serialize_with_options(serde_json::value::Serializer, &options)
+        .expect("every message of this crate has a JSON form")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::keys::roles::PERMISSIONS;
+
+    #[test]
+    fn every_method_declares_a_right_that_exists() {
+        for service in POOL.services() {
+            for method in service.methods() {
+                let path = format!("/{}/{}", service.full_name(), method.name());
+                let found = Method::find(&path).unwrap_or_else(|| panic!("{path} declares no right"));
+
+                if let Right::Permission(permission) = &found.right {
+                    assert!(PERMISSIONS.contains(&permission.as_str()), "{path}: {permission}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_message_as_json_has_the_names_of_the_proto() {
+        let tenant = pb::Tenant { tenant_id: "foo".to_owned(), ..Default::default() };
+
+        assert_eq!(json_of(&tenant), serde_json::json!({"tenant_id": "foo"}));
+    }
+}
