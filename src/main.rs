@@ -1,1 +1,156 @@
-fn main(){}
+//! The command line: arguments, settings, telemetry, and then the library.
+
+use std::{process::ExitCode, sync::Arc, time::Duration};
+
+use clap::Parser as _;
+use tenantry::{
+    cli::{Cli, Command, KeyCommand},
+    clock::Clock,
+    config::Settings,
+    db::{Database, migrate},
+    keys::master::MasterKey,
+    start, telemetry,
+};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    time::Instant,
+};
+
+/// Many short-lived allocations on every call: this allocator is better at them than the system's.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+type Failure = Box<dyn std::error::Error>;
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    match run(Cli::parse()).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("tenantry: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(cli: Cli) -> Result<(), Failure> {
+    let settings = Settings::load(&cli)?;
+    match cli.command() {
+        Command::Config => {
+            print!("{}", settings.render());
+            Ok(())
+        }
+        Command::Health => health(&settings).await,
+        Command::Migrate { down } => migrate_outside(&settings, down).await,
+        Command::Key(KeyCommand::Create { .. }) => create_key(settings).await,
+        Command::Serve => serve(settings).await,
+    }
+}
+
+async fn serve(settings: Settings) -> Result<(), Failure> {
+    let telemetry = telemetry::init(&settings)?;
+    // Before anything is started, so that no signal finds the default, which is to die at once.
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let started = start::start(Arc::new(settings)).await?;
+    let shutdown = async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    };
+    start::serve(started, shutdown, greet).await?;
+    telemetry.shutdown().await;
+    Ok(())
+}
+
+/// Tells a person how to make the first call.
+fn greet(address: std::net::SocketAddr, started: &start::Started) {
+    let tls = started.shared.settings.tls.cert.is_some();
+    let plaintext = if tls { "" } else { "-plaintext " };
+    println!("tenantry serves on {address}");
+    if let Some(path) = &started.root_key {
+        println!("the first key is in {}; try:", path.display());
+        println!(
+            "  grpcurl {plaintext}-H \"authorization: Bearer $(cat '{}')\" {address} \
+             tenantry.v1.KeyService/WhoAmI",
+            path.display()
+        );
+    } else {
+        println!("make a key with `tenantry key create --role system-admin`, then try:");
+        println!(
+            "  grpcurl {plaintext}-H \"authorization: Bearer $KEY\" {address} \
+             tenantry.v1.KeyService/WhoAmI"
+        );
+    }
+}
+
+async fn migrate_outside(settings: &Settings, down: bool) -> Result<(), Failure> {
+    let (Some(service), Some(owner)) = (&settings.database_url, settings.migrate_database_url())
+    else {
+        return Err("set DATABASE_URL to the database to migrate; a private one is migrated by \
+                    `tenantry serve` itself"
+            .into());
+    };
+    if down {
+        println!("undone: {}", migrate::undo(owner).await?);
+        return Ok(());
+    }
+    let done = migrate::migrate(owner, service).await?;
+    for name in &done {
+        println!("done: {name}");
+    }
+    if done.is_empty() {
+        println!("the schema is up to date");
+    }
+    Ok(())
+}
+
+async fn create_key(settings: Settings) -> Result<(), Failure> {
+    const TIMEOUT: Duration = Duration::from_secs(30);
+    if settings.database_url.is_none() {
+        // Starts the private cluster, which refuses while a service runs on it.
+        let started = start::start(Arc::new(settings)).await?;
+        let shared = &started.shared;
+        let deadline = Instant::now() + TIMEOUT;
+        let made =
+            start::create_admin_key(&shared.database, &shared.master, &shared.clock, deadline).await;
+        if let Some(cluster) = started.cluster {
+            cluster.stop().await;
+        }
+        println!("{}", made?.reveal());
+        return Ok(());
+    }
+    // The first key may come before the first start: then this makes the master key too.
+    MasterKey::load_or_create(&settings.keys.master_key_file)?;
+    let started = start::start(Arc::new(settings)).await?;
+    let shared = &started.shared;
+    let deadline = Instant::now() + TIMEOUT;
+    let key =
+        start::create_admin_key(&shared.database, &shared.master, &shared.clock, deadline).await?;
+    println!("{}", key.reveal());
+    Ok(())
+}
+
+async fn health(settings: &Settings) -> Result<(), Failure> {
+    use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
+    if settings.tls.cert.is_some() {
+        return Err("this probe speaks no TLS: probe grpc.health.v1.Health with a client that \
+                    trusts the certificate"
+            .into());
+    }
+    let channel = tonic::transport::Endpoint::from_shared(format!("http://{}", settings.listen))?
+        .connect_timeout(Duration::from_secs(2))
+        .timeout(Duration::from_secs(2))
+        .connect()
+        .await
+        .map_err(|_| format!("nothing answers on {}", settings.listen))?;
+    let answer = HealthClient::new(channel).check(HealthCheckRequest::default()).await?.into_inner();
+    let status = answer.status();
+    if status == tonic_health::pb::health_check_response::ServingStatus::Serving {
+        println!("serving");
+        Ok(())
+    } else {
+        Err(format!("{status:?}").into())
+    }
+}

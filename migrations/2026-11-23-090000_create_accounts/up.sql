@@ -14,6 +14,10 @@ comment on column accounts.account_id is 'Chosen by its creator, immutable.';
 comment on column accounts.name is 'Display name.';
 comment on column accounts.version is 'Counts the changes of the row; the etag is made from it.';
 
+-- What a key of the system acts on when nothing names an account.
+insert into accounts (account_id, name, create_time, update_time, version)
+values ('default', 'Default', now(), now(), 1);
+
 alter table accounts enable row level security;
 alter table accounts force row level security;
 

@@ -6,7 +6,7 @@ use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use serde_json::Value;
 use uuid::Uuid;
 
-use crate::{error::Result, rpc::Call, schema::events};
+use crate::{error::Result, schema::events};
 
 /// One thing that happened.
 #[derive(Debug)]
@@ -27,6 +27,17 @@ pub struct Event<'a> {
     pub after: Option<Value>,
 }
 
+/// Where a change came from.
+#[derive(Clone, Copy, Debug)]
+pub struct Origin<'a> {
+    /// The RPC, or the command.
+    pub method: &'a str,
+    /// Who did it: a key, or `system`.
+    pub actor: &'a str,
+    /// What ties it to its cause.
+    pub correlation_id: &'a str,
+}
+
 /// Writes an event.
 ///
 /// # Errors
@@ -35,7 +46,7 @@ pub struct Event<'a> {
 pub async fn append(
     conn: &mut AsyncPgConnection,
     id: Uuid,
-    call: &Call,
+    origin: Origin<'_>,
     now: DateTime<Utc>,
     event: Event<'_>,
 ) -> Result<()> {
@@ -44,14 +55,14 @@ pub async fn append(
         .values((
             events::event_id.eq(id),
             events::type_.eq(kind),
-            events::method.eq(call.method),
+            events::method.eq(origin.method),
             events::account_id.eq(account_id),
             events::tenant_uid.eq(tenant.map(|(uid, _)| uid)),
             events::tenant_id.eq(tenant.map(|(_, id)| id)),
             events::resource_type.eq(resource_type),
             events::resource_id.eq(resource_id),
-            events::actor.eq(call.actor()),
-            events::correlation_id.eq(&call.correlation_id),
+            events::actor.eq(origin.actor),
+            events::correlation_id.eq(origin.correlation_id),
             events::before.eq(before),
             events::after.eq(after),
             events::event_time.eq(now),

@@ -5,9 +5,9 @@ use diesel::prelude::*;
 use uuid::Uuid;
 
 use super::{
-    master::{random, MasterKey},
+    master::MasterKey,
     roles::{permissions_of, Role},
-    secret::KeyRef,
+    secret::{Digest, KeyRef, KeySecret},
 };
 use crate::{schema::api_keys, text_enum};
 
@@ -104,6 +104,33 @@ impl ApiKey {
     }
 }
 
+/// What resolving a key yields: enough to tell whether it is good, and nothing else of it.
+#[derive(Clone, Debug, HasQuery)]
+#[diesel(table_name = api_keys, check_for_backend(diesel::pg::Pg))]
+#[expect(missing_docs, reason = "each is a column of ApiKey, documented there")]
+pub struct ResolvedKey {
+    pub route: i64,
+    pub number: i64,
+    pub scope: KeyScope,
+    pub account_id: Option<String>,
+    pub tenant_uid: Option<Uuid>,
+    pub roles: Vec<Option<String>>,
+    pub environment: Option<String>,
+    pub reseller_id: Option<String>,
+    pub digest: Vec<u8>,
+    pub master_key_version: i16,
+    pub expire_time: Option<DateTime<Utc>>,
+    pub revoke_time: Option<DateTime<Utc>>,
+}
+
+/// Whether a secret is that of a key; compared in constant time.
+pub fn is_secret_of(master: &MasterKey, key: &ResolvedKey, secret: &KeySecret) -> bool {
+    match (master.digest(key.master_key_version, secret), Digest::from_slice(&key.digest)) {
+        (Some(presented), Some(stored)) => presented == stored,
+        _ => false,
+    }
+}
+
 /// Where a key is in its life, from what tells it.
 pub fn state(
     revoke_time: Option<DateTime<Utc>>,
@@ -129,7 +156,7 @@ pub fn roles_named(names: &[Option<String>]) -> Vec<&'static Role> {
 /// The number rises with time, so that keys of one owner lie in the order of their making; its lower
 /// bits are chance, so that two keys of one owner in one millisecond do not meet.
 pub fn new_ref(route: i64, now: DateTime<Utc>) -> KeyRef {
-    let chance = i64::from(u16::from_be_bytes(random()));
+    let chance = i64::from(rand::random::<u16>());
     KeyRef { route, number: now.timestamp_millis() << 16 | chance }
 }
 

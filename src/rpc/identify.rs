@@ -154,8 +154,7 @@ impl Identifier {
         transaction.commit().await?;
 
         let (key, tenant) = found.ok_or(Error::Unauthenticated)?;
-        let digest = parsed.secret.digest(&self.master, key.master_key_version);
-        if !digest.is_some_and(|digest| digest.matches(&key.digest))
+        if !keys::model::is_secret_of(&self.master, &key, &parsed.secret)
             || state(key.revoke_time, key.expire_time, self.clock.now()) != KeyState::Active
         {
             return Err(Error::Unauthenticated);
@@ -198,7 +197,8 @@ impl Identifier {
             (Some(named), Some(own)) if own.tenant_id == named => own.named = true,
             (Some(named), _) => {
                 let mut transaction = self.database.begin(&call.scope, None, call.deadline).await?;
-                let found = tenants::store::find_ref(transaction.conn(), named).await?;
+                let found =
+                    tenants::store::find_ref(transaction.conn(), &call.scope, named).await?;
                 transaction.commit().await?;
                 call.account = Some(found.account_id.clone());
                 call.tenant = Some(found);

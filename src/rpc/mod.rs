@@ -70,6 +70,17 @@ pub struct TenantOfCall {
     pub named: bool,
 }
 
+impl Caller {
+    /// The scope of the key as such: what belongs to its owner.
+    pub fn own_scope(&self) -> Scope {
+        match (&self.tenant, &self.account) {
+            (Some(tenant), _) => Scope::Tenant(tenant.uid),
+            (None, Some(account)) => Scope::Account(account.clone()),
+            (None, None) => Scope::System,
+        }
+    }
+}
+
 impl Call {
     /// Takes the call from a request that came through the corridor.
     ///

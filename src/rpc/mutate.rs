@@ -27,7 +27,7 @@ use crate::{
     db::{Database, Transaction},
     error::{Error, Kind, Result},
     events::outbox,
-    keys::master::{random, MasterKey},
+    keys::master::MasterKey,
     schema::idempotency_records,
 };
 
@@ -90,7 +90,13 @@ impl Change<'_> {
     /// What the database reports.
     pub async fn record(&mut self, event: outbox::Event<'_>) -> Result<()> {
         let id = self.uuid();
-        outbox::append(self.transaction.conn(), id, self.call, self.now, event).await
+        let actor = self.call.actor();
+        let origin = outbox::Origin {
+            method: self.call.method,
+            actor: &actor,
+            correlation_id: &self.call.correlation_id,
+        };
+        outbox::append(self.transaction.conn(), id, origin, self.now, event).await
     }
 }
 
@@ -117,7 +123,7 @@ impl Mutator {
             match self.attempt(call, request, &act).await {
                 Err(Error::Contended(_)) if attempt < ATTEMPTS => {
                     // Jitter, so that those who met do not meet again.
-                    let jitter = u64::from(u8::from_be_bytes(random()));
+                    let jitter = u64::from(rand::random::<u8>());
                     tokio::time::sleep(Duration::from_millis(u64::from(attempt) * 10 + jitter / 16))
                         .await;
                     attempt += 1;
@@ -342,7 +348,7 @@ fn cipher(call: &Call, request_id: &str) -> Aes256Gcm {
 }
 
 fn seal(call: &Call, request_id: &str, answer: &[u8]) -> Vec<u8> {
-    let nonce: [u8; 12] = random();
+    let nonce: [u8; 12] = rand::random();
     let payload = Payload { msg: answer, aad: call.method.as_bytes() };
     let sealed = cipher(call, request_id)
         .encrypt(&nonce.into(), payload)

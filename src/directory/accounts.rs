@@ -1,0 +1,304 @@
+//! Accounts: the organisations that operate tenants.
+
+use chrono::{DateTime, Utc};
+use diesel::{
+    dsl::{not, Filter},
+    pg::Pg,
+    prelude::*,
+};
+use diesel_async::{AsyncPgConnection, RunQueryDsl};
+
+use super::still_in_use;
+use crate::{
+    db::Scope,
+    error::{Error, Kind, Result},
+    events::outbox::Event,
+    filter::{self, Condition, Field, FieldKind, Order, Term, Test},
+    page::{Asked, Page, Place},
+    pb,
+    rpc::{
+        mutate::{check_etag, etag, Change},
+        permit::json_of,
+        Call,
+    },
+    schema::accounts,
+    seek,
+    wire::{id, text, timestamp, Fields},
+};
+
+/// An organisation that operates tenants and publishes applications.
+#[derive(Clone, Debug, PartialEq, Eq, HasQuery, Insertable, AsChangeset)]
+#[diesel(table_name = accounts, primary_key(account_id), check_for_backend(Pg))]
+pub struct Account {
+    /// Chosen, immutable.
+    pub account_id: String,
+    /// Display name.
+    pub name: String,
+    /// When it was created.
+    pub create_time: DateTime<Utc>,
+    /// When it was changed last.
+    pub update_time: DateTime<Utc>,
+    /// Counts the changes.
+    pub version: i64,
+}
+
+/// The accounts that a call may see: all, or its own. Every query of this file starts from it.
+fn accounts_of(call: &Call) -> Filter<accounts::table, Condition<accounts::table>> {
+    let within: Condition<accounts::table> = match (&call.scope, &call.account) {
+        (Scope::System, _) => Box::new(accounts::account_id.eq(accounts::account_id)),
+        (_, Some(account)) => Box::new(accounts::account_id.eq(account.clone())),
+        (_, None) => Box::new(accounts::account_id.ne(accounts::account_id)),
+    };
+    QueryDsl::filter(accounts::table, within)
+}
+
+/// Checks that an account exists within the scope of the transaction.
+///
+/// # Errors
+///
+/// Not found, or what the database reports.
+pub async fn require(conn: &mut AsyncPgConnection, account_id: &str) -> Result<()> {
+    let found: i64 = accounts::table.find(account_id).count().get_result(conn).await?;
+    if found == 1 { Ok(()) } else { Err(Error::not_found(Kind::Account, account_id)) }
+}
+
+/// Finds an account.
+pub(super) async fn find(
+    conn: &mut AsyncPgConnection,
+    call: &Call,
+    account_id: &str,
+) -> Result<Account> {
+    accounts_of(call)
+        .filter(accounts::account_id.eq(account_id))
+        .select(Account::as_select())
+        .get_result(conn)
+        .await
+        .optional()?
+        .ok_or_else(|| Error::not_found(Kind::Account, account_id))
+}
+
+/// What a caller may say of a new account.
+pub(super) struct NewAccount {
+    account_id: String,
+    name: String,
+}
+
+impl TryFrom<&pb::CreateAccountRequest> for NewAccount {
+    type Error = Error;
+
+    fn try_from(request: &pb::CreateAccountRequest) -> Result<Self> {
+        let pb = request.account.as_ref().ok_or(Error::invalid("account", "is required"))?;
+        let mut fields = Fields::default();
+        let account_id = fields.take("account.account_id", id(&pb.account_id));
+        let name = fields.take("account.name", read_name(pb));
+        fields.finish()?;
+        let (Some(account_id), Some(name)) = (account_id, name) else {
+            return Err(Error::internal("a field was refused without a violation"));
+        };
+        Ok(Self { account_id, name })
+    }
+}
+
+fn read_name(pb: &pb::Account) -> Result<String, String> {
+    text(pb.name.as_deref().unwrap_or_default(), 1, 80)
+}
+
+/// Creates an account.
+pub(super) async fn create(change: &mut Change<'_>, new: &NewAccount) -> Result<Account> {
+    change.call.require_system("accounts")?;
+    let account = Account {
+        account_id: new.account_id.clone(),
+        name: new.name.clone(),
+        create_time: change.now,
+        update_time: change.now,
+        version: 1,
+    };
+    let rows = diesel::insert_into(accounts::table)
+        .values(&account)
+        .on_conflict_do_nothing()
+        .execute(change.conn())
+        .await?;
+    if rows == 0 {
+        let id = account.account_id;
+        return Err(Error::AlreadyExists { kind: Kind::Account, what: "account_id", id });
+    }
+    tell(change, "account.created", None, Some(&account)).await?;
+    Ok(account)
+}
+
+/// Changes an account; its name is all that can be changed.
+pub(super) async fn update(
+    change: &mut Change<'_>,
+    request: &pb::UpdateAccountRequest,
+) -> Result<Account> {
+    let pb = request.account.as_ref().ok_or(Error::invalid("account", "is required"))?;
+    let named = super::service::masked(request.update_mask.as_ref(), &[("name", pb.name.is_some())])?;
+    let name = if named.contains(&"name") {
+        Some(read_name(pb).map_err(|why| Error::invalid("account.name", why))?)
+    } else {
+        None
+    };
+    let call = change.call;
+    let account_id = match (&*pb.account_id, &call.account) {
+        ("", Some(own)) => own,
+        (named, _) => named,
+    };
+    let before = accounts_of(call)
+        .filter(accounts::account_id.eq(account_id))
+        .select(Account::as_select())
+        .for_update()
+        .get_result(change.conn())
+        .await
+        .optional()?
+        .ok_or_else(|| Error::not_found(Kind::Account, account_id))?;
+    let sent = if request.etag.is_empty() { &pb.etag } else { &request.etag };
+    check_etag(sent, before.version, Kind::Account, account_id)?;
+    let mut after = before.clone();
+    after.name = name.unwrap_or(after.name);
+    if after == before {
+        return Ok(before);
+    }
+    after.update_time = change.now;
+    after.version += 1;
+    diesel::update(accounts::table.find(&after.account_id))
+        .set(&after)
+        .execute(change.conn())
+        .await?;
+    tell(change, "account.updated", Some(&before), Some(&after)).await?;
+    Ok(after)
+}
+
+/// Deletes an account to which nothing points.
+pub(super) async fn delete(
+    change: &mut Change<'_>,
+    account_id: &str,
+    sent_etag: &str,
+) -> Result<()> {
+    change.call.require_system("accounts")?;
+    let account = find(change.conn(), change.call, account_id).await?;
+    check_etag(sent_etag, account.version, Kind::Account, account_id)?;
+    diesel::delete(accounts::table.find(account_id))
+        .execute(change.conn())
+        .await
+        .map_err(|error| still_in_use(error, Kind::Account, account_id, "tenants or keys"))?;
+    tell(change, "account.deleted", Some(&account), None).await
+}
+
+async fn tell(
+    change: &mut Change<'_>,
+    kind: &'static str,
+    before: Option<&Account>,
+    after: Option<&Account>,
+) -> Result<()> {
+    let json = |account: &Account| json_of(&pb::Account::from(account.clone()));
+    let Some(Account { account_id, .. }) = after.or(before) else {
+        return Err(Error::internal("an event of nothing"));
+    };
+    change
+        .record(Event {
+            kind,
+            account_id: Some(account_id),
+            tenant: None,
+            resource_type: "account",
+            resource_id: account_id,
+            before: before.map(json),
+            after: after.map(json),
+        })
+        .await
+}
+
+const FIELDS: &[Field] = &[
+    Field { name: "account_id", kind: FieldKind::Text },
+    Field { name: "name", kind: FieldKind::Text },
+    Field { name: "create_time", kind: FieldKind::Time },
+];
+
+const ORDERS: &[&str] = &["account_id", "name", "create_time"];
+
+/// A list of accounts that was asked for.
+pub(super) struct Query {
+    page: Page,
+    terms: Vec<Term>,
+    order: Order,
+}
+
+impl Query {
+    /// Reads a request.
+    pub(super) fn read(call: &Call, request: &pb::ListAccountsRequest) -> Result<Self> {
+        let pb::ListAccountsRequest { page_size, page_token, filter, order_by } = request;
+        let asked = Asked { page_size: *page_size, page_token, filter, order_by, more: "" };
+        let page = Page::read(call, asked)?;
+        let terms = filter::read(&page.filter, FIELDS)?;
+        let order = filter::read_order(&page.order_by, ORDERS)?;
+        Ok(Self { page, terms, order })
+    }
+
+    /// Reads the page.
+    pub(super) async fn run(
+        &self,
+        conn: &mut AsyncPgConnection,
+        call: &Call,
+    ) -> Result<(Vec<Account>, String)> {
+        let mut query = accounts_of(call).into_boxed::<Pg>();
+        for term in &self.terms {
+            let condition: Condition<accounts::table> = match (term.field, &term.test) {
+                ("account_id", Test::Text(test)) => filter::text(accounts::account_id, test),
+                ("name", Test::Text(test)) => filter::text(accounts::name, test),
+                ("create_time", Test::Time(comparison, time)) => {
+                    filter::time(accounts::create_time, *comparison, *time)
+                }
+                (field, _) => {
+                    return Err(Error::internal(format!("no condition for the field {field}")));
+                }
+            };
+            query = if term.negated { query.filter(not(condition)) } else { query.filter(condition) };
+        }
+        let behind = |place: &Place| accounts::account_id.gt(place.id.clone());
+        let after = self.page.after.as_ref();
+        let down = self.order.descending;
+        let query = match self.order.field {
+            "name" => {
+                let after = after.map(|place| (place.value.clone(), behind(place)));
+                seek!(query, accounts::name, after, down)
+            }
+            "create_time" => {
+                let after = match after {
+                    Some(place) => Some((self.page.time(place)?, behind(place))),
+                    None => None,
+                };
+                seek!(query, accounts::create_time, after, down)
+            }
+            _ => {
+                let after = after.map(|place| (place.value.clone(), behind(place)));
+                seek!(query, accounts::account_id, after, down)
+            }
+        };
+        let mut found: Vec<Account> = query
+            .then_order_by(accounts::account_id)
+            .limit(self.page.limit())
+            .select(Account::as_select())
+            .load(conn)
+            .await?;
+        let token = self.page.finish(&mut found, |row| {
+            let value = match self.order.field {
+                "name" => row.name.clone(),
+                "create_time" => row.create_time.timestamp_micros().to_string(),
+                _ => row.account_id.clone(),
+            };
+            Place { value, id: row.account_id.clone() }
+        });
+        Ok((found, token))
+    }
+}
+
+impl From<Account> for pb::Account {
+    fn from(Account { account_id, name, create_time, update_time, version }: Account) -> Self {
+        Self {
+            account_id,
+            name: Some(name),
+            create_time: Some(timestamp(create_time)),
+            update_time: Some(timestamp(update_time)),
+            etag: etag(version),
+        }
+    }
+}

@@ -1,0 +1,223 @@
+//! How API keys are kept: all SQL on them.
+
+use chrono::{DateTime, Utc};
+use diesel::{dsl::Filter, pg::Pg, prelude::*, sql_types::Bool};
+use diesel_async::{AsyncPgConnection, RunQueryDsl};
+use uuid::Uuid;
+
+use super::{
+    master::MasterKey,
+    model::{ApiKey, KeyScope, ResolvedKey},
+    roles::SYSTEM_ADMIN,
+    secret::KeyRef,
+};
+use crate::{
+    db::Scope,
+    error::{Error, Kind, Result},
+    rpc::Call,
+    schema::{api_keys, master_key_checks, tenants},
+    tenants::model::TenantState,
+};
+
+/// A condition on API keys.
+pub type Condition = Box<dyn BoxableExpression<api_keys::table, Pg, SqlType = Bool> + Send>;
+
+/// The API keys that a call acts on: those of its tenant, else of its account, else of its scope.
+/// Every query of this file on behalf of a call starts from it; the policies of the table say once
+/// more what is within the scope.
+pub fn keys_of(call: &Call) -> Filter<api_keys::table, Condition> {
+    let within: Condition = match (&call.tenant, &call.account, &call.scope) {
+        (Some(tenant), ..) => {
+            Box::new(api_keys::tenant_uid.is_not_distinct_from(Some(tenant.uid)))
+        }
+        (None, Some(account), _) => {
+            Box::new(api_keys::account_id.is_not_distinct_from(Some(account.clone())))
+        }
+        (None, None, Scope::System) => Box::new(api_keys::route.eq(api_keys::route)),
+        (None, None, _) => Box::new(api_keys::route.ne(api_keys::route)),
+    };
+    QueryDsl::filter(api_keys::table, within)
+}
+
+/// What the verifier may know of a tenant.
+#[derive(Clone, Debug, Queryable, Selectable)]
+#[diesel(table_name = tenants, check_for_backend(Pg))]
+pub struct ResolvedTenant {
+    /// Its UUID.
+    pub uid: Uuid,
+    /// Its id.
+    pub tenant_id: String,
+    /// Its account.
+    pub account_id: String,
+    /// All tenants above it.
+    pub ancestors: Vec<Option<Uuid>>,
+    /// Where it is in its life.
+    pub state: TenantState,
+}
+
+/// Finds a key of any owner by what its text leads to, with its tenant. For the verifier alone: only
+/// its role may.
+///
+/// # Errors
+///
+/// What the database reports.
+pub async fn resolve(
+    conn: &mut AsyncPgConnection,
+    key_ref: KeyRef,
+) -> Result<Option<(ResolvedKey, Option<ResolvedTenant>)>> {
+    Ok(api_keys::table
+        .left_join(tenants::table)
+        .filter(api_keys::route.eq(key_ref.route))
+        .filter(api_keys::number.eq(key_ref.number))
+        .select((ResolvedKey::as_select(), Option::<ResolvedTenant>::as_select()))
+        .first(conn)
+        .await
+        .optional()?)
+}
+
+/// Stores a new key; false where its number is taken, which chance makes all but impossible.
+///
+/// # Errors
+///
+/// What the database reports.
+pub async fn insert(conn: &mut AsyncPgConnection, key: &ApiKey) -> Result<bool> {
+    let rows = diesel::insert_into(api_keys::table)
+        .values(key)
+        .on_conflict_do_nothing()
+        .execute(conn)
+        .await?;
+    Ok(rows == 1)
+}
+
+/// Finds a key of the call.
+///
+/// # Errors
+///
+/// Not found, or what the database reports.
+pub async fn find(
+    conn: &mut AsyncPgConnection,
+    call: &Call,
+    master: &MasterKey,
+    id: Uuid,
+) -> Result<ApiKey> {
+    let key_ref = KeyRef::from_public_id(id, master);
+    keys_of(call)
+        .filter(api_keys::route.eq(key_ref.route))
+        .filter(api_keys::number.eq(key_ref.number))
+        .select(ApiKey::as_select())
+        .get_result(conn)
+        .await
+        .optional()?
+        .ok_or_else(|| Error::not_found(Kind::ApiKey, id.to_string()))
+}
+
+/// Finds the very key that calls, whatever the call acts on; nothing where its holder's role may not
+/// see it.
+///
+/// # Errors
+///
+/// What the database reports.
+pub async fn find_own(
+    conn: &mut AsyncPgConnection,
+    call: &Call,
+    master: &MasterKey,
+) -> Result<Option<ApiKey>> {
+    let key_ref = KeyRef::from_public_id(call.caller.key_id, master);
+    Ok(api_keys::table
+        .find((key_ref.route, key_ref.number))
+        .select(ApiKey::as_select())
+        .get_result(conn)
+        .await
+        .optional()?)
+}
+
+/// Finds a key of the call and keeps others from changing it until the transaction ends.
+///
+/// # Errors
+///
+/// As [`find`].
+pub async fn find_for_update(
+    conn: &mut AsyncPgConnection,
+    call: &Call,
+    master: &MasterKey,
+    id: Uuid,
+) -> Result<ApiKey> {
+    let key_ref = KeyRef::from_public_id(id, master);
+    keys_of(call)
+        .filter(api_keys::route.eq(key_ref.route))
+        .filter(api_keys::number.eq(key_ref.number))
+        .select(ApiKey::as_select())
+        .for_update()
+        .get_result(conn)
+        .await
+        .optional()?
+        .ok_or_else(|| Error::not_found(Kind::ApiKey, id.to_string()))
+}
+
+/// Stores a changed key.
+///
+/// # Errors
+///
+/// What the database reports.
+pub async fn update(conn: &mut AsyncPgConnection, key: &ApiKey) -> Result<()> {
+    diesel::update(api_keys::table.find((key.route, key.number))).set(key).execute(conn).await?;
+    Ok(())
+}
+
+/// Holds all keys with the role system-admin until the transaction ends, always in one order, and
+/// answers those that are good.
+///
+/// # Errors
+///
+/// What the database reports.
+pub async fn hold_system_admins(
+    conn: &mut AsyncPgConnection,
+    now: DateTime<Utc>,
+) -> Result<Vec<KeyRef>> {
+    let keys: Vec<ApiKey> = api_keys::table
+        .filter(api_keys::scope.eq(KeyScope::System))
+        .filter(api_keys::roles.contains(vec![Some(SYSTEM_ADMIN.to_owned())]))
+        .filter(api_keys::revoke_time.is_null())
+        .order((api_keys::route, api_keys::number))
+        .select(ApiKey::as_select())
+        .for_update()
+        .load(conn)
+        .await?;
+    let lasting = |key: &ApiKey| key.expire_time.is_none_or(|end| end > now);
+    Ok(keys.iter().filter(|key| lasting(key)).map(ApiKey::key_ref).collect())
+}
+
+/// Reads what the database knows the master key by.
+///
+/// # Errors
+///
+/// What the database reports.
+pub async fn master_key_checks(conn: &mut AsyncPgConnection) -> Result<Vec<(i16, Vec<u8>)>> {
+    Ok(master_key_checks::table
+        .select((master_key_checks::version, master_key_checks::check_value))
+        .load(conn)
+        .await?)
+}
+
+/// Lets the database know a version of the master key.
+///
+/// # Errors
+///
+/// What the database reports.
+pub async fn insert_master_key_check(
+    conn: &mut AsyncPgConnection,
+    version: i16,
+    check: &[u8],
+    now: DateTime<Utc>,
+) -> Result<()> {
+    diesel::insert_into(master_key_checks::table)
+        .values((
+            master_key_checks::version.eq(version),
+            master_key_checks::check_value.eq(check),
+            master_key_checks::create_time.eq(now),
+        ))
+        .on_conflict_do_nothing()
+        .execute(conn)
+        .await?;
+    Ok(())
+}

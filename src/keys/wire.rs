@@ -1,0 +1,205 @@
+//! How keys look from outside: requests read, records told.
+
+use chrono::{DateTime, Utc};
+
+use super::{
+    master::MasterKey,
+    model::{ApiKey, KeyScope, KeyState},
+    roles::{Role, RESELLER, ROLES},
+    verdict::Check,
+};
+use crate::{
+    error::{Error, Result},
+    pb,
+    rpc::mutate::etag,
+    wire::{id, text, time, timestamp, Fields},
+};
+
+/// What a caller may say of a new key. Whose it is and what its secret is are joined later.
+#[derive(Debug)]
+#[expect(missing_docs, reason = "each is a field of ApiKey, documented there")]
+pub struct NewApiKey {
+    pub name: Option<String>,
+    pub scope: Option<KeyScope>,
+    pub account_id: Option<String>,
+    pub tenant_id: Option<String>,
+    pub roles: Vec<&'static Role>,
+    pub environment: Option<String>,
+    pub reseller_id: Option<String>,
+    pub expire_time: Option<DateTime<Utc>>,
+}
+
+impl NewApiKey {
+    /// Reads a request at a time, which the end of the key must lie after.
+    ///
+    /// # Errors
+    ///
+    /// All violations of it.
+    pub fn read(request: &pb::CreateApiKeyRequest, now: DateTime<Utc>) -> Result<Self> {
+        let pb = request.api_key.as_ref().ok_or(Error::invalid("api_key", "is required"))?;
+        let mut fields = Fields::default();
+        let optional = |value: &str, read: fn(&str) -> Result<String, String>| {
+            if value.is_empty() { Ok(None) } else { read(value).map(Some) }
+        };
+        let short = |value: &str| text(value, 1, 80);
+        let name = fields.take("api_key.name", optional(&pb.name, short));
+        let scope = fields.take("api_key.scope", read_scope(pb.scope));
+        let account_id = fields.take("api_key.account_id", optional(&pb.account_id, id));
+        let tenant_id = fields.take("api_key.tenant_id", optional(&pb.tenant_id, id));
+        let roles = fields.take("api_key.roles", read_roles(&pb.roles));
+        let environment = fields.take("api_key.environment", optional(&pb.environment, id));
+        let reseller_id = fields.take("api_key.reseller_id", optional(&pb.reseller_id, short));
+        let expire_time = fields.take("api_key.expire_time", read_end(pb.expire_time.as_ref(), now));
+        let is_reseller = pb.roles.iter().any(|role| role == RESELLER);
+        if is_reseller && (pb.roles.len() > 1 || pb.reseller_id.is_empty()) {
+            fields.refuse(
+                "api_key.reseller_id",
+                "is required for the role reseller, which stands alone",
+            );
+        } else if !is_reseller && !pb.reseller_id.is_empty() {
+            fields.refuse("api_key.reseller_id", "is for the role reseller only");
+        }
+        fields.finish()?;
+        let (Some(name), Some(scope), Some(account_id), Some(tenant_id)) =
+            (name, scope, account_id, tenant_id)
+        else {
+            return Err(Error::internal("a field was refused without a violation"));
+        };
+        Ok(Self {
+            name,
+            scope,
+            account_id,
+            tenant_id,
+            roles: roles.unwrap_or_default(),
+            environment: environment.flatten(),
+            reseller_id: reseller_id.flatten(),
+            expire_time: expire_time.flatten(),
+        })
+    }
+}
+
+fn read_scope(scope: i32) -> Result<Option<KeyScope>, String> {
+    match pb::ApiKeyScope::try_from(scope) {
+        Ok(pb::ApiKeyScope::Unspecified) => Ok(None),
+        Ok(pb::ApiKeyScope::System) => Ok(Some(KeyScope::System)),
+        Ok(pb::ApiKeyScope::Account) => Ok(Some(KeyScope::Account)),
+        Ok(pb::ApiKeyScope::Tenant) => Ok(Some(KeyScope::Tenant)),
+        Err(_) => Err("is API_KEY_SCOPE_SYSTEM, API_KEY_SCOPE_ACCOUNT or API_KEY_SCOPE_TENANT".into()),
+    }
+}
+
+fn read_roles(names: &[String]) -> Result<Vec<&'static Role>, String> {
+    let known = || ROLES.iter().map(|role| role.id).collect::<Vec<_>>().join(", ");
+    if names.is_empty() {
+        return Err(format!("is required: at least one of {}", known()));
+    }
+    let mut roles = names
+        .iter()
+        .map(|name| {
+            let shown = name.chars().take(40).collect::<String>();
+            Role::find(name).ok_or_else(|| format!("has {shown:?}, which is none of {}", known()))
+        })
+        .collect::<Result<Vec<_>, _>>()?;
+    roles.sort_by_key(|role| role.id);
+    roles.dedup_by_key(|role| role.id);
+    Ok(roles)
+}
+
+fn read_end(
+    end: Option<&prost_types::Timestamp>,
+    now: DateTime<Utc>,
+) -> Result<Option<DateTime<Utc>>, String> {
+    match end.map(time).transpose()? {
+        Some(end) if end <= now => Err("does not lie ahead".to_owned()),
+        end => Ok(end),
+    }
+}
+
+/// A key as messages carry it; `tenant_id` is the id of its tenant, empty where it has none.
+pub fn message(
+    key: ApiKey,
+    tenant_id: &str,
+    master: &MasterKey,
+    now: DateTime<Utc>,
+) -> pb::ApiKey {
+    let api_key_id = key.public_id(master).to_string();
+    let state = key.state(now);
+    let permissions = key.permissions();
+    let ApiKey {
+        route: _,
+        number: _,
+        scope,
+        account_id,
+        tenant_uid: _,
+        name,
+        roles,
+        environment,
+        reseller_id,
+        digest: _,
+        master_key_version: _,
+        expire_time,
+        created_by,
+        create_time,
+        revoke_time,
+        revoked_by,
+        revoke_reason,
+        version,
+    } = key;
+    pb::ApiKey {
+        api_key_id,
+        name,
+        scope: pb::ApiKeyScope::from(scope).into(),
+        account_id: account_id.unwrap_or_default(),
+        tenant_id: tenant_id.to_owned(),
+        roles: roles.into_iter().flatten().collect(),
+        environment: environment.unwrap_or_default(),
+        reseller_id: reseller_id.unwrap_or_default(),
+        permissions,
+        expire_time: expire_time.map(timestamp),
+        state: pb::ApiKeyState::from(state).into(),
+        created_by,
+        create_time: Some(timestamp(create_time)),
+        revoke_time: revoke_time.map(timestamp),
+        revoked_by: revoked_by.unwrap_or_default(),
+        revoke_reason: revoke_reason.unwrap_or_default(),
+        etag: etag(version),
+    }
+}
+
+impl From<KeyScope> for pb::ApiKeyScope {
+    fn from(scope: KeyScope) -> Self {
+        match scope {
+            KeyScope::System => Self::System,
+            KeyScope::Account => Self::Account,
+            KeyScope::Tenant => Self::Tenant,
+        }
+    }
+}
+
+impl From<KeyState> for pb::ApiKeyState {
+    fn from(state: KeyState) -> Self {
+        match state {
+            KeyState::Active => Self::Active,
+            KeyState::Expired => Self::Expired,
+            KeyState::Revoked => Self::Revoked,
+        }
+    }
+}
+
+impl From<&'static Role> for pb::Role {
+    fn from(role: &'static Role) -> Self {
+        Self {
+            role_id: role.id.to_owned(),
+            description: role.description.to_owned(),
+            permissions: role.permissions().map(str::to_owned).collect(),
+            scopes: role.scopes.iter().map(|scope| pb::ApiKeyScope::from(*scope).into()).collect(),
+            reaches_below: role.reaches_below,
+        }
+    }
+}
+
+impl From<Check> for pb::VerifyCheck {
+    fn from(Check { name, code, passed, message }: Check) -> Self {
+        Self { check: name.to_owned(), passed, code: code.into(), message }
+    }
+}

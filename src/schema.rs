@@ -1,0 +1,261 @@
+// @generated automatically by Diesel CLI.
+
+pub mod sql_types {
+    #[derive(diesel::sql_types::SqlType)]
+    #[diesel(postgres_type(name = "xid8", schema = "pg_catalog"))]
+    pub struct Xid8;
+}
+
+diesel::table! {
+    /// The organisations that operate tenants and publish applications.
+    accounts (account_id) {
+        /// Chosen by its creator, immutable.
+        account_id -> Text,
+        /// Display name.
+        name -> Text,
+        create_time -> Timestamptz,
+        update_time -> Timestamptz,
+        /// Counts the changes of the row; the etag is made from it.
+        version -> Int8,
+    }
+}
+
+diesel::table! {
+    /// Keys with roles, of the system, an account or a tenant (4-15).
+    api_keys (route, number) {
+        /// Leads from the text of a key to its owner: 0 for the system, else the first 64 bits of the tenant's uid or of a hash of the account's id.
+        route -> Int8,
+        /// Milliseconds since 1970 in the upper 48 bits, chance in the lower 16: keys of one owner lie in the order of their creation.
+        number -> Int8,
+        scope -> Text,
+        /// Null for a key of the system.
+        account_id -> Nullable<Text>,
+        /// Null unless the key is a tenant's.
+        tenant_uid -> Nullable<Uuid>,
+        name -> Text,
+        roles -> Array<Nullable<Text>>,
+        /// Null: good in any environment.
+        environment -> Nullable<Text>,
+        /// Binds a key with the role reseller to the tenants of that reseller (2-30).
+        reseller_id -> Nullable<Text>,
+        /// HMAC under the master key of the SHA-256 of the secret; the secret itself is nowhere.
+        digest -> Bytea,
+        /// The version of the master key that the digest was made with.
+        master_key_version -> Int2,
+        expire_time -> Nullable<Timestamptz>,
+        created_by -> Text,
+        create_time -> Timestamptz,
+        /// A revoked key stays revoked; the row is kept for history.
+        revoke_time -> Nullable<Timestamptz>,
+        revoked_by -> Nullable<Text>,
+        revoke_reason -> Nullable<Text>,
+        /// Counts the changes of the row; the etag is made from it.
+        version -> Int8,
+    }
+}
+
+diesel::table! {
+    /// The DNS domains at system level that tenants may have as their default (2-05, 2-19).
+    domains (domain_id) {
+        /// The DNS name itself, in lower case.
+        domain_id -> Text,
+        create_time -> Timestamptz,
+        /// Counts the changes of the row; the etag is made from it.
+        version -> Int8,
+    }
+}
+
+diesel::table! {
+    /// The ordered set of environments that keys and authorizations belong to (0-01).
+    environments (environment_id) {
+        /// Chosen by its creator, immutable; part of the text of a key, hence never "any".
+        environment_id -> Text,
+        name -> Text,
+        /// Place in every list that goes by environment, ascending.
+        position -> Int4,
+        create_time -> Timestamptz,
+        update_time -> Timestamptz,
+        /// Counts the changes of the row; the etag is made from it.
+        version -> Int8,
+    }
+}
+
+diesel::table! {
+    use diesel::sql_types::*;
+    use super::sql_types::Xid8;
+
+    /// Audit log and change feed: one row for each change, written in the transaction of the change.
+    events (event_id) {
+        /// UUIDv7 made by the service.
+        event_id -> Uuid,
+        /// The transaction that wrote the row: what the feed compares with a snapshot, so that a late commit is not skipped.
+        transaction_id -> Xid8,
+        /// Resource and what happened to it, such as tenant.created.
+        #[sql_name = "type"]
+        type_ -> Text,
+        /// The RPC that changed it, such as tenantry.v1.TenantService/CreateTenant.
+        method -> Text,
+        /// Null for what belongs to the system.
+        account_id -> Nullable<Text>,
+        /// Null where no tenant is concerned. No foreign key: events outlive what they tell of.
+        tenant_uid -> Nullable<Uuid>,
+        /// The same tenant by the id that people use.
+        tenant_id -> Nullable<Text>,
+        resource_type -> Text,
+        resource_id -> Text,
+        /// The key that called, as "api_key:" and its id; "system" for the service itself.
+        actor -> Text,
+        correlation_id -> Text,
+        /// The resource before the change, without secrets; null when it was created.
+        before -> Nullable<Jsonb>,
+        /// The resource after the change, without secrets; null when it is gone.
+        after -> Nullable<Jsonb>,
+        event_time -> Timestamptz,
+    }
+}
+
+diesel::table! {
+    /// What was answered to a mutation with a request_id, so that a repetition gets the same answer and has no second effect.
+    idempotency_records (credential_id, account_id, tenant_uid, method, request_id) {
+        /// The key that called.
+        credential_id -> Uuid,
+        /// The account of the call, empty where it had none.
+        account_id -> Text,
+        /// The tenant of the call, all zeros where it had none.
+        tenant_uid -> Uuid,
+        method -> Text,
+        request_id -> Text,
+        /// Keyed hash of the request without validate_only.
+        fingerprint -> Bytea,
+        /// The encoded answer, encrypted under a key made from the caller's own secret and the request_id.
+        answer -> Bytea,
+        expire_time -> Timestamptz,
+    }
+}
+
+diesel::table! {
+    /// Tells whether a service holds the master key that the keys in this database were made with.
+    master_key_checks (version) {
+        /// Version of the master key; 0 stands for the permutation of key ids.
+        version -> Int2,
+        /// HMAC of a fixed label; tells nothing of the key.
+        check_value -> Bytea,
+        create_time -> Timestamptz,
+    }
+}
+
+diesel::table! {
+    /// What must be unique across tenants, keyed by itself: a claim is taken by inserting it.
+    tenant_directory (kind, key) {
+        /// TENANT_ID claims stay for ever; CODE and HOSTNAME until purge; NAME (1-05) as long as it is the name of a tenant that was created without a code.
+        kind -> Text,
+        /// The id, code or hostname; for NAME the account, the console namespace and the name.
+        key -> Text,
+        /// Who holds the claim. No foreign key: a claim may outlive its tenant, and is distributed by its own key.
+        tenant_uid -> Uuid,
+        create_time -> Timestamptz,
+    }
+}
+
+diesel::table! {
+    /// Ids that others gave to a tenant; no logic of ours, hence not unique (2-10).
+    tenant_external_ids (tenant_uid, key) {
+        tenant_uid -> Uuid,
+        /// Whose id it is; "1" to "4" are the four of the telephony platform.
+        key -> Text,
+        /// Opaque, may be empty; an empty one is never found by look-up.
+        value -> Text,
+    }
+}
+
+diesel::table! {
+    /// One customer environment of the platform each.
+    tenants (uid) {
+        /// UUIDv7 made by the service; first in every key of what a tenant owns.
+        uid -> Uuid,
+        /// The organisation that operates the tenant.
+        account_id -> Text,
+        /// The id people use; claimed in tenant_directory, never given twice.
+        tenant_id -> Text,
+        /// Given or generated, immutable (1-03, 1-04); claimed in tenant_directory.
+        code -> Text,
+        name -> Text,
+        description -> Text,
+        /// Place in the product hierarchy (1-06).
+        #[sql_name = "type"]
+        type_ -> Text,
+        organization_kind -> Text,
+        service_line -> Text,
+        /// The tenant directly above; a CLIENT always has one.
+        parent_uid -> Nullable<Uuid>,
+        /// From the root down to the parent; what a service provider's sight and the depth limit rest on.
+        ancestors -> Array<Nullable<Uuid>>,
+        /// Console tenants are a namespace of their own for names (1-08).
+        console -> Bool,
+        tag -> Text,
+        state -> Text,
+        /// What undelete brings back.
+        state_before_delete -> Nullable<Text>,
+        /// Null unless the tenant itself is locked.
+        lock_mode -> Nullable<Text>,
+        contract_mode -> Text,
+        /// Empty where none; claimed in tenant_directory.
+        hostname -> Text,
+        /// Null where none (2-05).
+        default_domain -> Nullable<Text>,
+        support_email -> Text,
+        contact_name -> Text,
+        contact_phone_number -> Text,
+        contact_email -> Text,
+        address_street_address -> Text,
+        address_extended_address -> Text,
+        address_locality -> Text,
+        address_region -> Text,
+        address_post_code -> Text,
+        address_country -> Text,
+        /// The reseller that the tenant belongs to, within its account.
+        reseller_id -> Nullable<Text>,
+        use_custom_routing_profile -> Bool,
+        use_tenant_languages -> Bool,
+        sp_idp -> Bool,
+        /// A JSON object of the caller's own, replaced whole (1-13).
+        profile -> Nullable<Jsonb>,
+        /// A JSON object of text values.
+        labels -> Jsonb,
+        created_by -> Text,
+        /// Each transition stamps its own time and actor; none is ever cleared (4-07).
+        approve_time -> Nullable<Timestamptz>,
+        approved_by -> Nullable<Text>,
+        reject_time -> Nullable<Timestamptz>,
+        rejection_reason -> Nullable<Text>,
+        rejected_by -> Nullable<Text>,
+        delete_time -> Nullable<Timestamptz>,
+        deleted_by -> Nullable<Text>,
+        /// Until then a deleted tenant can be undeleted.
+        purge_time -> Nullable<Timestamptz>,
+        create_time -> Timestamptz,
+        update_time -> Timestamptz,
+        /// Counts the changes of the row; the etag is made from it.
+        version -> Int8,
+    }
+}
+
+diesel::joinable!(api_keys -> accounts (account_id));
+diesel::joinable!(api_keys -> environments (environment));
+diesel::joinable!(api_keys -> tenants (tenant_uid));
+diesel::joinable!(tenant_external_ids -> tenants (tenant_uid));
+diesel::joinable!(tenants -> accounts (account_id));
+diesel::joinable!(tenants -> domains (default_domain));
+
+diesel::allow_tables_to_appear_in_same_query!(
+    accounts,
+    api_keys,
+    domains,
+    environments,
+    events,
+    idempotency_records,
+    master_key_checks,
+    tenant_directory,
+    tenant_external_ids,
+    tenants,
+);

@@ -1,0 +1,130 @@
+//! The stack that every call goes through, on one page, and what its rooms share.
+
+use std::sync::Arc;
+
+use axum::{middleware::from_fn_with_state, routing::get};
+use diesel_async::AsyncPgConnection;
+use tonic::{server::NamedService, service::Routes};
+use tonic_health::server::HealthReporter;
+
+use crate::{
+    clock::Clock,
+    config::Settings,
+    db::Database,
+    directory::service::Directory,
+    error::{Error, Result},
+    keys::{master::MasterKey, service::Keys},
+    pb::{
+        directory_service_server::DirectoryServiceServer, key_service_server::KeyServiceServer,
+        tenant_service_server::TenantServiceServer,
+    },
+    rpc::{
+        Call,
+        identify::{Identifier, identify},
+        mutate::Mutator,
+        observe::{Observer, observe},
+        permit::DESCRIPTORS,
+    },
+    telemetry::Metrics,
+    tenants::service::Tenants,
+};
+
+/// What the services share.
+pub struct Shared {
+    /// Where everything is kept.
+    pub database: Database,
+    /// Makes changes.
+    pub mutator: Mutator,
+    /// Reads and makes keys.
+    pub master: Arc<MasterKey>,
+    /// Tells the time.
+    pub clock: Arc<Clock>,
+    /// What the operator decided.
+    pub settings: Arc<Settings>,
+}
+
+impl Shared {
+    /// Puts together what the services share.
+    pub fn new(
+        database: Database,
+        master: Arc<MasterKey>,
+        clock: Arc<Clock>,
+        settings: Arc<Settings>,
+    ) -> Self {
+        let mutator = Mutator {
+            database: database.clone(),
+            master: master.clone(),
+            clock: clock.clone(),
+            retention: settings.idempotency.retention,
+        };
+        Self { database, mutator, master, clock, settings }
+    }
+
+    /// Reads within the scope of a call, in one transaction.
+    ///
+    /// # Errors
+    ///
+    /// What `act` refuses or the database reports.
+    pub async fn read<T>(
+        &self,
+        call: &Call,
+        act: impl AsyncFnOnce(&mut AsyncPgConnection) -> Result<T>,
+    ) -> Result<T> {
+        let mut transaction = self.database.begin(&call.scope, None, call.deadline).await?;
+        match act(transaction.conn()).await {
+            Ok(found) => transaction.commit().await.map(|()| found),
+            Err(error) => {
+                // Refused is refused, whether or not the connection survives.
+                let _ = transaction.rollback().await;
+                Err(error)
+            }
+        }
+    }
+}
+
+/// Everything that answers on the port, and what tells its health.
+pub async fn router(shared: Arc<Shared>, metrics: Metrics) -> Result<(axum::Router, HealthReporter)> {
+    let (health, health_service) = tonic_health::server::health_reporter();
+    for service in SERVICES {
+        health.set_service_status(*service, tonic_health::ServingStatus::Serving).await;
+    }
+    let reflection = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(DESCRIPTORS)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    let observer = Observer { clock: shared.clock.clone(), metrics };
+    let identifier = Identifier {
+        database: shared.database.clone(),
+        master: shared.master.clone(),
+        clock: shared.clock.clone(),
+        strict_metadata: shared.settings.strict_metadata,
+    };
+
+    let router = Routes::new(health_service)
+        .add_service(reflection().build_v1().map_err(Error::internal)?)
+        .add_service(reflection().build_v1alpha().map_err(Error::internal)?)
+        .add_service(TenantServiceServer::new(Tenants(shared.clone())))
+        .add_service(DirectoryServiceServer::new(Directory(shared.clone())))
+        .add_service(KeyServiceServer::new(Keys(shared)))
+        .prepare()
+        .into_axum_router()
+        .route("/", get(|| async { WELCOME }))
+        .layer(from_fn_with_state(Arc::new(identifier), identify))
+        // Outermost, so that it sees the refusals of everything below it.
+        .layer(from_fn_with_state(Arc::new(observer), observe));
+    Ok((router, health))
+}
+
+/// The services whose health is told; the empty name is the server as a whole.
+pub const SERVICES: &[&str] = &[
+    "",
+    <TenantServiceServer<Tenants> as NamedService>::NAME,
+    <DirectoryServiceServer<Directory> as NamedService>::NAME,
+    <KeyServiceServer<Keys> as NamedService>::NAME,
+];
+
+const WELCOME: &str = "\
+This is Tenantry, the control plane for tenants. It speaks gRPC on this port:
+list its services with `grpcurl -plaintext <address> list`.
+";

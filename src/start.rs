@@ -1,0 +1,367 @@
+//! From nothing to running: finds or makes what serving needs, serves, and takes it down again.
+
+use std::{
+    fs,
+    io::{self, Write as _},
+    os::unix::fs::OpenOptionsExt as _,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use diesel_async::{AsyncConnection as _, AsyncPgConnection, RunQueryDsl as _, SimpleAsyncConnection as _};
+use secrecy::SecretString;
+use tokio::time::Instant;
+
+use crate::{
+    clock::Clock,
+    config::Settings,
+    db::{
+        Database, Role, Scope,
+        cluster::{Cluster, ClusterError, SUPERUSER},
+        migrate::{self, MigrateError},
+    },
+    edge::{Drained, Edge, EdgeError, TlsFiles},
+    error::{Error, Result},
+    events::outbox::{self, Event, Origin},
+    keys::{
+        self,
+        master::{MasterKey, MasterKeyError},
+        model::{ApiKey, KeyScope, ROUTE_OF_SYSTEM, new_ref},
+        roles::SYSTEM_ADMIN,
+        secret::{self, KeySecret, KeyText},
+    },
+    rpc::{mutate, permit::json_of},
+    server::{self, Shared},
+    telemetry::Metrics,
+};
+
+/// How long the database has to answer the questions of a start.
+const START_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How often answers that are kept no longer are cleared away.
+const SWEEP_EVERY: Duration = Duration::from_secs(600);
+
+/// The logins and the database within a private cluster.
+const PRIVATE_DATABASE: &str = "tenantry";
+const PRIVATE_MIGRATOR: &str = "tenantry_migrator";
+const PRIVATE_LOGIN: &str = "tenantry";
+
+/// Why the service cannot start.
+#[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "each says by its source what it is")]
+pub enum StartError {
+    #[error(transparent)]
+    Cluster(#[from] ClusterError),
+    #[error(transparent)]
+    Migrate(#[from] MigrateError),
+    #[error(transparent)]
+    MasterKey(#[from] MasterKeyError),
+    #[error(
+        "the master key is not the one that the keys in the database were made with (version \
+         {version}): set keys.master_key_file to the right file"
+    )]
+    WrongMasterKey { version: i16 },
+    #[error(transparent)]
+    Edge(#[from] EdgeError),
+    #[error("{path} cannot be written: {source}")]
+    File { path: PathBuf, source: io::Error },
+    #[error("the private database cannot be prepared: {0}")]
+    PrivateDatabase(Box<dyn std::error::Error + Send + Sync>),
+    #[error("the database cannot be used: {}", chain(.0))]
+    Database(#[from] Error),
+}
+
+/// The message of an error of the database with its causes, which only calls must not be told.
+fn chain(error: &Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        text.push_str(&format!(": {error}"));
+        cause = error.source();
+    }
+    text
+}
+
+/// What is there once everything is found or made.
+pub struct Started {
+    /// Everything the services need.
+    pub shared: Arc<Shared>,
+    /// The private cluster, unless the database is somebody else's.
+    pub cluster: Option<Cluster>,
+    /// The file with the first key, where the service keeps one.
+    pub root_key: Option<PathBuf>,
+}
+
+/// Finds or makes the database, the schema, the master key and the first key.
+///
+/// # Errors
+///
+/// What is missing, and how to get it.
+pub async fn start(settings: Arc<Settings>) -> Result<Started, StartError> {
+    let clock = Arc::new(Clock::default());
+    let deadline = || Instant::now() + START_TIMEOUT;
+    let (url, cluster) = match &settings.database_url {
+        Some(url) => (url.clone(), None),
+        None => {
+            let (url, cluster) = private_database(&settings.data_dir).await?;
+            (url, Some(cluster))
+        }
+    };
+    let database = Database::new(&url, settings.pool.size, settings.statement_timeout)?;
+    migrate::check(&database, deadline()).await?;
+
+    let master_key_file = &settings.keys.master_key_file;
+    let master = Arc::new(if cluster.is_some() {
+        MasterKey::load_or_create(master_key_file)?
+    } else {
+        MasterKey::load(master_key_file)?
+    });
+    recognise(&database, &master, &clock, deadline()).await?;
+
+    let root_key = match &cluster {
+        None => None,
+        Some(_) => {
+            let path = settings.data_dir.join("root.key");
+            ensure_root_key(&database, &master, &clock, &path, deadline()).await?;
+            Some(path)
+        }
+    };
+    let shared = Arc::new(Shared::new(database, master, clock, settings));
+    Ok(Started { shared, cluster, root_key })
+}
+
+/// Starts the private cluster and brings its schema up to date; answers the service's URL.
+async fn private_database(data_dir: &Path) -> Result<(SecretString, Cluster), StartError> {
+    let cluster = Cluster::start(data_dir).await?;
+    let (owner, service) = create_database(&cluster, PRIVATE_DATABASE)
+        .await
+        .map_err(StartError::PrivateDatabase)?;
+    for name in migrate::migrate(&owner, &service).await? {
+        tracing::info!(migration = name, "migrated");
+    }
+    Ok((service, cluster))
+}
+
+/// Makes a database within a private cluster, if it is not there; answers the URLs of its owner and of
+/// the service.
+///
+/// # Errors
+///
+/// What Postgres reports.
+pub async fn create_database(
+    cluster: &Cluster,
+    name: &str,
+) -> Result<(SecretString, SecretString), Box<dyn std::error::Error + Send + Sync>> {
+    let mut conn = AsyncPgConnection::establish(&cluster.url(SUPERUSER, "postgres")).await?;
+    conn.batch_execute(&format!(
+        "do $$ begin
+             if not exists (select from pg_roles where rolname = '{PRIVATE_MIGRATOR}') then
+                 create role {PRIVATE_MIGRATOR} login createrole nobypassrls;
+             end if;
+         end $$"
+    ))
+    .await?;
+    let known = diesel::sql_query("select from pg_database where datname = $1")
+        .bind::<diesel::sql_types::Text, _>(name)
+        .execute(&mut conn)
+        .await?;
+    if known == 0 {
+        conn.batch_execute(&format!("create database \"{name}\" owner {PRIVATE_MIGRATOR}")).await?;
+    }
+    let url = |role| SecretString::from(cluster.url(role, name));
+    Ok((url(PRIVATE_MIGRATOR), url(PRIVATE_LOGIN)))
+}
+
+/// Refuses a master key that is not the one the database knows; lets it know new versions.
+async fn recognise(
+    database: &Database,
+    master: &MasterKey,
+    clock: &Clock,
+    deadline: Instant,
+) -> Result<(), StartError> {
+    let mut transaction = database.begin(&Scope::System, None, deadline).await?;
+    let known = keys::store::master_key_checks(transaction.conn()).await?;
+    let held = std::iter::once((0, master.permutation_check()))
+        .chain(master.versions().filter_map(|version| Some((version, master.check(version)?))))
+        .collect::<std::collections::BTreeMap<_, _>>();
+    for (version, check) in &known {
+        if held.get(version).is_none_or(|held| held[..] != check[..]) {
+            return Err(StartError::WrongMasterKey { version: *version });
+        }
+    }
+    for (version, check) in &held {
+        let conn = transaction.conn();
+        keys::store::insert_master_key_check(conn, *version, check, clock.now()).await?;
+    }
+    Ok(transaction.commit().await?)
+}
+
+/// Makes sure that a file has a key that the database knows.
+async fn ensure_root_key(
+    database: &Database,
+    master: &MasterKey,
+    clock: &Clock,
+    path: &Path,
+    deadline: Instant,
+) -> Result<(), StartError> {
+    if let Ok(text) = fs::read_to_string(path)
+        && let Ok(parsed) = secret::parse(master, text.trim())
+    {
+        let mut transaction = database.begin_as(Role::Verifier, deadline).await?;
+        let known = keys::store::resolve(transaction.conn(), parsed.key_ref).await?;
+        transaction.commit().await?;
+        // A key that was revoked stays where it is: whoever revoked it has another.
+        if known.is_some() {
+            return Ok(());
+        }
+    }
+    let text = create_admin_key(database, master, clock, deadline).await?;
+    let file = |source| StartError::File { path: path.to_owned(), source };
+    let draft = path.with_extension("key.new");
+    let _ = fs::remove_file(&draft);
+    let mut out = fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&draft)
+        .map_err(file)?;
+    writeln!(out, "{}", text.reveal())
+        .and_then(|()| out.sync_all())
+        .and_then(|()| fs::rename(&draft, path))
+        .map_err(file)
+}
+
+/// Makes a key of the system with the role system-admin, straight in the database.
+///
+/// # Errors
+///
+/// What the database reports.
+pub async fn create_admin_key(
+    database: &Database,
+    master: &MasterKey,
+    clock: &Clock,
+    deadline: Instant,
+) -> Result<KeyText> {
+    let now = clock.now();
+    let secret = KeySecret::generate();
+    let version = master.current_version();
+    let digest = master
+        .digest(version, &secret)
+        .ok_or_else(|| Error::internal("the current version of the master key is missing"))?;
+    let key_ref = new_ref(ROUTE_OF_SYSTEM, now);
+    let key = ApiKey {
+        route: key_ref.route,
+        number: key_ref.number,
+        scope: KeyScope::System,
+        account_id: None,
+        tenant_uid: None,
+        name: "root".to_owned(),
+        roles: vec![Some(SYSTEM_ADMIN.to_owned())],
+        environment: None,
+        reseller_id: None,
+        digest: digest.as_bytes().to_vec(),
+        master_key_version: version,
+        expire_time: None,
+        created_by: "system".to_owned(),
+        create_time: now,
+        revoke_time: None,
+        revoked_by: None,
+        revoke_reason: None,
+        version: 1,
+    };
+    let mut transaction = database.begin(&Scope::System, None, deadline).await?;
+    if !keys::store::insert(transaction.conn(), &key).await? {
+        return Err(Error::internal("two keys have met in one number: try again"));
+    }
+    let told = keys::wire::message(key, "", master, now);
+    let correlation_id = clock.uuid().to_string();
+    let origin = Origin {
+        method: "tenantry key create",
+        actor: "system",
+        correlation_id: &correlation_id,
+    };
+    let event = Event {
+        kind: "api_key.created",
+        account_id: None,
+        tenant: None,
+        resource_type: "api_key",
+        resource_id: &told.api_key_id,
+        before: None,
+        after: Some(json_of(&told)),
+    };
+    outbox::append(transaction.conn(), clock.uuid(), origin, now, event).await?;
+    transaction.commit().await?;
+    Ok(secret::mint(master, None, key_ref, &secret))
+}
+
+/// Serves until `shutdown`, then drains and takes everything down.
+///
+/// `ready` is told the address once calls are answered.
+///
+/// # Errors
+///
+/// When the port cannot be had.
+pub async fn serve(
+    started: Started,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+    ready: impl FnOnce(std::net::SocketAddr, &Started),
+) -> Result<(), StartError> {
+    let settings = started.shared.settings.clone();
+    let tls = tls_files(&settings);
+    let edge = Edge::bind(settings.listen, tls.as_ref(), settings.shutdown.drain).await?;
+    let metrics = Metrics::new(&settings);
+    let (router, health) = server::router(started.shared.clone(), metrics).await?;
+    if tls.is_none() && !settings.listen.ip().is_loopback() {
+        tracing::warn!("keys cross the network in clear: set tls.cert and tls.key");
+    }
+    let sweeper = tokio::spawn(sweep(started.shared.clone()));
+    ready(edge.local_addr(), &started);
+
+    let shutdown = async move {
+        shutdown.await;
+        tracing::info!("draining");
+        for service in server::SERVICES {
+            health.set_service_status(*service, tonic_health::ServingStatus::NotServing).await;
+        }
+    };
+    match edge.serve(router, shutdown).await {
+        Drained::Clean => tracing::info!("drained"),
+        Drained::Forced { connections } => {
+            tracing::warn!(connections, "the drain deadline passed: connections were cut");
+        }
+    }
+    sweeper.abort();
+    if let Some(cluster) = started.cluster {
+        cluster.stop().await;
+    }
+    Ok(())
+}
+
+fn tls_files(settings: &Settings) -> Option<TlsFiles> {
+    let tls = &settings.tls;
+    Some(TlsFiles {
+        cert: tls.cert.clone()?,
+        key: tls.key.clone()?,
+        client_ca: tls.client_ca.clone(),
+    })
+}
+
+/// Clears away, from time to time, the answers that are kept no longer.
+async fn sweep(shared: Arc<Shared>) {
+    loop {
+        tokio::time::sleep(SWEEP_EVERY).await;
+        if let Err(error) = sweep_once(&shared).await {
+            tracing::warn!(error = chain(&error), "expired answers could not be cleared away");
+        }
+    }
+}
+
+async fn sweep_once(shared: &Shared) -> Result<()> {
+    let deadline = Instant::now() + START_TIMEOUT;
+    let mut transaction = shared.database.begin_as(Role::Worker, deadline).await?;
+    let rows = mutate::delete_expired_records(transaction.conn()).await?;
+    transaction.commit().await?;
+    tracing::debug!(rows, "cleared away expired answers");
+    Ok(())
+}

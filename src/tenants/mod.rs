@@ -1,0 +1,8 @@
+//! Tenants: what one is (`model`), how it is kept (`store`), how it looks from outside (`wire`), how
+//! it is listed (`list`), and the RPCs (`service`).
+
+pub mod list;
+pub mod model;
+pub mod service;
+pub mod store;
+pub mod wire;

@@ -1,0 +1,565 @@
+//! The RPCs on tenants. Each reads, acts and replies; what it acts by stands below in this file or in
+//! the rooms beside it.
+
+use std::sync::Arc;
+
+use chrono::TimeDelta;
+use tonic::{Request, Response, Status};
+use uuid::Uuid;
+
+use super::{
+    list,
+    model::{
+        generated_code, generated_id, ContractMode, History, OrganizationKind, Tenant, TenantRecord,
+        TenantState, TenantType,
+    },
+    store::{self, Claim},
+    wire::{NewTenant, TenantPatch},
+};
+use crate::{
+    directory,
+    error::{Error, Kind, Result, Violation},
+    events::outbox::Event,
+    keys::model::KeyScope,
+    pb::{self, tenant_service_server::TenantService, ErrorReason},
+    rpc::{
+        mutate::{check_etag, Change},
+        permit::json_of,
+        Call,
+    },
+    server::Shared,
+};
+
+/// The account that a key of the system acts on when nothing names one.
+pub const DEFAULT_ACCOUNT: &str = "default";
+
+/// Serves `TenantService`.
+pub struct Tenants(pub Arc<Shared>);
+
+#[tonic::async_trait]
+impl TenantService for Tenants {
+    async fn create_tenant(
+        &self,
+        request: Request<pb::CreateTenantRequest>,
+    ) -> Result<Response<pb::CreateTenantResponse>, Status> {
+        let (call, request) = Call::of(request)?;
+        let new = NewTenant::try_from(&request)?;
+        call.check_account("tenant.account_id", &new.account_id)?;
+
+        let answer = self
+            .0
+            .mutator
+            .mutate(&call, &request, async |change: &mut Change<'_>| {
+                let tenant = Some(self.create(change, &new).await?.into());
+                Ok(pb::CreateTenantResponse { tenant })
+            })
+            .await?;
+
+        Ok(Response::new(answer))
+    }
+
+    async fn get_tenant(
+        &self,
+        request: Request<pb::GetTenantRequest>,
+    ) -> Result<Response<pb::GetTenantResponse>, Status> {
+        let (call, request) = Call::of(request)?;
+        let id = call.tenant_id("tenant_id", &request.tenant_id)?;
+
+        let record = self
+            .0
+            .read(&call, async |conn| {
+                let tenant = store::find(conn, &call.scope, id).await?;
+                store::complete_one(conn, tenant).await
+            })
+            .await?;
+
+        Ok(Response::new(pb::GetTenantResponse { tenant: Some(record.into()) }))
+    }
+
+    async fn lookup_tenant(
+        &self,
+        request: Request<pb::LookupTenantRequest>,
+    ) -> Result<Response<pb::LookupTenantResponse>, Status> {
+        let (call, request) = Call::of(request)?;
+        let selector = request
+            .selector
+            .ok_or(Error::invalid("selector", "is required: uid, code, hostname or external_id"))?;
+
+        let record = self
+            .0
+            .read(&call, async |conn| {
+                let tenant = look_up(conn, &call, &selector).await?;
+                store::complete_one(conn, tenant).await
+            })
+            .await?;
+
+        Ok(Response::new(pb::LookupTenantResponse { tenant: Some(record.into()) }))
+    }
+
+    async fn list_tenants(
+        &self,
+        request: Request<pb::ListTenantsRequest>,
+    ) -> Result<Response<pb::ListTenantsResponse>, Status> {
+        let (call, request) = Call::of(request)?;
+        let query = list::TenantQuery::read(&call, &request)?;
+
+        let (records, next_page_token) =
+            self.0.read(&call, async |conn| query.run(conn, &call.scope).await).await?;
+
+        let tenants = records.into_iter().map(pb::Tenant::from).collect();
+        Ok(Response::new(pb::ListTenantsResponse { tenants, next_page_token }))
+    }
+
+    async fn update_tenant(
+        &self,
+        request: Request<pb::UpdateTenantRequest>,
+    ) -> Result<Response<pb::UpdateTenantResponse>, Status> {
+        let (call, request) = Call::of(request)?;
+        let patch = TenantPatch::try_from(&request)?;
+        let named = request.tenant.as_ref().map(|tenant| (&*tenant.tenant_id, &*tenant.etag));
+        let (id, own_etag) = named.unwrap_or_default();
+        let id = call.tenant_id("tenant.tenant_id", id)?;
+        let etag = if request.etag.is_empty() { own_etag } else { &request.etag };
+
+        let answer = self
+            .0
+            .mutator
+            .mutate(&call, &request, async |change: &mut Change<'_>| {
+                let create_domain = request.auto_create_domain;
+                let record = self.update(change, id, etag, &patch, create_domain).await?;
+                Ok(pb::UpdateTenantResponse { tenant: Some(record.into()) })
+            })
+            .await?;
+
+        Ok(Response::new(answer))
+    }
+
+    async fn delete_tenant(
+        &self,
+        request: Request<pb::DeleteTenantRequest>,
+    ) -> Result<Response<pb::DeleteTenantResponse>, Status> {
+        let (call, request) = Call::of(request)?;
+        let id = call.tenant_id("tenant_id", &request.tenant_id)?;
+
+        let answer = self
+            .0
+            .mutator
+            .mutate(&call, &request, async |change: &mut Change<'_>| {
+                let tenant = Some(self.delete(change, id, &request.etag).await?.into());
+                Ok(pb::DeleteTenantResponse { tenant })
+            })
+            .await?;
+
+        Ok(Response::new(answer))
+    }
+
+    async fn undelete_tenant(
+        &self,
+        request: Request<pb::UndeleteTenantRequest>,
+    ) -> Result<Response<pb::UndeleteTenantResponse>, Status> {
+        let (call, request) = Call::of(request)?;
+        let id = call.tenant_id("tenant_id", &request.tenant_id)?;
+
+        let answer = self
+            .0
+            .mutator
+            .mutate(&call, &request, async |change: &mut Change<'_>| {
+                let tenant = Some(self.undelete(change, id, &request.etag).await?.into());
+                Ok(pb::UndeleteTenantResponse { tenant })
+            })
+            .await?;
+
+        Ok(Response::new(answer))
+    }
+}
+
+async fn look_up(
+    conn: &mut diesel_async::AsyncPgConnection,
+    call: &Call,
+    selector: &pb::lookup_tenant_request::Selector,
+) -> Result<Tenant> {
+    use pb::lookup_tenant_request::Selector;
+    let scope = &call.scope;
+    // An empty value never matches; neither does one that could not have been stored (2-10).
+    let (found, sought) = match selector {
+        Selector::Uid(uid) => match uid.parse::<Uuid>() {
+            Ok(uid) => (store::by_uid(conn, scope, uid).await?, uid.to_string()),
+            Err(_) => return Err(Error::invalid("uid", "is not a UUID")),
+        },
+        Selector::Code(code) if storable(code) => {
+            (store::by_claim(conn, scope, Claim::Code, code).await?, code.clone())
+        }
+        Selector::Hostname(hostname) if storable(hostname) => {
+            let key = hostname.to_ascii_lowercase();
+            (store::by_claim(conn, scope, Claim::Hostname, &key).await?, key)
+        }
+        Selector::ExternalId(pb::ExternalId { key, value })
+            if storable(key) && storable(value) =>
+        {
+            let mut found = store::by_external_id(conn, scope, key, value).await?;
+            if found.len() > 1 {
+                return Err(Error::WrongState {
+                    reason: ErrorReason::Ambiguous,
+                    kind: Kind::Tenant,
+                    id: value.clone(),
+                    message: format!(
+                        "several tenants have \"{value}\" as external id \"{key}\": \
+                         list them with the filter external_ids.{key} = \"{value}\""
+                    ),
+                });
+            }
+            (found.pop(), value.clone())
+        }
+        Selector::Code(_) => return Err(Error::invalid("code", "is empty or holds a NUL")),
+        Selector::Hostname(_) => return Err(Error::invalid("hostname", "is empty or holds a NUL")),
+        Selector::ExternalId(_) => {
+            return Err(Error::invalid("external_id", "has an empty part or holds a NUL"));
+        }
+    };
+    found.ok_or_else(|| Error::not_found(Kind::Tenant, sought))
+}
+
+fn storable(value: &str) -> bool {
+    !value.is_empty() && !value.contains('\0')
+}
+
+
+
+impl Tenants {
+    async fn create(&self, change: &mut Change<'_>, new: &NewTenant) -> Result<TenantRecord> {
+        let call = change.call;
+        let account_id = self.account_of(change, new).await?;
+        let parent = parent_of(change, new).await?;
+        let service_line = match &parent {
+            Some(parent) if parent.organization_kind == OrganizationKind::ServiceProvider => {
+                parent.service_line
+            }
+            _ => new.service_line,
+        };
+        if let Some(parent) = &parent
+            && parent.account_id != account_id
+        {
+            return Err(Error::not_found(Kind::ParentTenant, &parent.tenant_id));
+        }
+
+        let now = change.now;
+        let mut tenant = Tenant {
+            uid: change.uuid(),
+            account_id,
+            tenant_id: new.tenant_id.clone().unwrap_or_else(generated_id),
+            code: new.code.clone().unwrap_or_else(|| generated_code(5)),
+            name: new.name.clone(),
+            description: new.description.clone(),
+            tenant_type: new.tenant_type,
+            organization_kind: new.organization_kind,
+            service_line,
+            parent_uid: parent.as_ref().map(|parent| parent.uid),
+            ancestors: parent.as_ref().map(Tenant::path).unwrap_or_default(),
+            console: new.console,
+            tag: new.tag.clone(),
+            state: TenantState::Active,
+            state_before_delete: None,
+            lock_mode: None,
+            contract_mode: new.contract_mode,
+            hostname: new.hostname.clone(),
+            default_domain: new.default_domain.clone(),
+            support_email: new.support_email.clone(),
+            contact: new.contact.clone(),
+            address: new.address.clone(),
+            reseller_id: None,
+            use_custom_routing_profile: new.use_custom_routing_profile,
+            use_tenant_languages: new.use_tenant_languages,
+            sp_idp: new.sp_idp,
+            profile: new.profile.clone(),
+            labels: new.labels.clone(),
+            history: History {
+                created_by: call.actor(),
+                approve_time: Some(now),
+                approved_by: Some(call.actor()),
+                ..Default::default()
+            },
+            purge_time: None,
+            create_time: now,
+            update_time: now,
+            version: 1,
+        };
+        self.bring_domain(change, new.default_domain.as_deref(), new.auto_create_domain).await?;
+        store::insert(change.conn(), &tenant).await?;
+        claim_names(change, new, &mut tenant).await?;
+        store::replace_external_ids(change.conn(), tenant.uid, &new.external_ids).await?;
+
+        let record = store::complete_one(change.conn(), tenant).await?;
+        tell(change, "tenant.created", None, &record).await?;
+        Ok(record)
+    }
+
+    /// The account of a new tenant: that of the call, else the one named, else the default.
+    async fn account_of(&self, change: &mut Change<'_>, new: &NewTenant) -> Result<String> {
+        if let Some(account) = &change.call.account {
+            return Ok(account.clone());
+        }
+        let account = if new.account_id.is_empty() { DEFAULT_ACCOUNT } else { &new.account_id };
+        directory::accounts::require(change.conn(), account).await?;
+        Ok(account.to_owned())
+    }
+
+    async fn update(
+        &self,
+        change: &mut Change<'_>,
+        id: &str,
+        etag: &str,
+        patch: &TenantPatch,
+        create_domain: Option<bool>,
+    ) -> Result<TenantRecord> {
+        let scope = &change.call.scope;
+        let tenant = store::find_for_update(change.conn(), scope, id).await?;
+        check_etag(etag, tenant.version, Kind::Tenant, id)?;
+        if tenant.state == TenantState::Deleted {
+            return Err(Error::WrongState {
+                reason: ErrorReason::TenantNotActive,
+                kind: Kind::Tenant,
+                id: id.to_owned(),
+                message: format!("the tenant \"{id}\" is DELETED: undelete it first"),
+            });
+        }
+        let before = store::complete_one(change.conn(), tenant).await?;
+        let mut after = before.clone();
+        patch.apply(&mut after)?;
+        if after == before {
+            return Ok(before);
+        }
+        check_own(change.call, &before, &after)?;
+        if before.tenant.contract_mode == ContractMode::Production
+            && after.tenant.contract_mode == ContractMode::Trial
+        {
+            return Err(Error::WrongState {
+                reason: ErrorReason::ContractModeNotAllowed,
+                kind: Kind::Tenant,
+                id: id.to_owned(),
+                message: "a PRODUCTION tenant cannot become a TRIAL".to_owned(),
+            });
+        }
+
+        after.tenant.touch(change.now);
+        self.bring_domain(change, patch.default_domain(), create_domain).await?;
+        if after.tenant.name != before.tenant.name {
+            store::release(change.conn(), Claim::Name, &before.tenant).await?;
+        }
+        if after.tenant.hostname != before.tenant.hostname {
+            store::release(change.conn(), Claim::Hostname, &before.tenant).await?;
+            claim_hostname(change, &after.tenant).await?;
+        }
+        store::update(change.conn(), &after.tenant).await?;
+        if after.external_ids != before.external_ids {
+            let uid = after.tenant.uid;
+            store::replace_external_ids(change.conn(), uid, &after.external_ids).await?;
+        }
+        tell(change, "tenant.updated", Some(&before), &after).await?;
+        Ok(after)
+    }
+
+    async fn delete(&self, change: &mut Change<'_>, id: &str, etag: &str) -> Result<TenantRecord> {
+        let scope = &change.call.scope;
+        let mut tenant = store::find_for_update(change.conn(), scope, id).await?;
+        check_etag(etag, tenant.version, Kind::Tenant, id)?;
+        if change.call.caller.tenant.as_ref().is_some_and(|own| own.uid == tenant.uid) {
+            return Err(Error::WrongState {
+                reason: ErrorReason::CannotDeleteSelf,
+                kind: Kind::Tenant,
+                id: id.to_owned(),
+                message: "a key cannot delete its own tenant: use a key from above it".to_owned(),
+            });
+        }
+        let before = store::complete_one(change.conn(), tenant.clone()).await?;
+        let retention = TimeDelta::from_std(self.0.settings.deletion.retention)
+            .map_err(|_| Error::internal("deletion.retention is out of range"))?;
+        let actor = change.call.actor();
+        tenant.delete(actor, change.now, change.now + retention)?;
+        if store::has_children(change.conn(), tenant.uid).await? {
+            return Err(Error::WrongState {
+                reason: ErrorReason::HasChildTenants,
+                kind: Kind::Tenant,
+                id: id.to_owned(),
+                message: format!("the tenant \"{id}\" has tenants below it: delete those first"),
+            });
+        }
+
+        store::release(change.conn(), Claim::Name, &tenant).await?;
+        store::update(change.conn(), &tenant).await?;
+        let after = TenantRecord { tenant, ..before.clone() };
+        tell(change, "tenant.deleted", Some(&before), &after).await?;
+        Ok(after)
+    }
+
+    async fn undelete(
+        &self,
+        change: &mut Change<'_>,
+        id: &str,
+        etag: &str,
+    ) -> Result<TenantRecord> {
+        let scope = &change.call.scope;
+        // The parent is held first: locks go from the root to the leaves.
+        let parent = store::find(change.conn(), scope, id).await?.parent_uid;
+        let parent_state = match parent {
+            Some(uid) => store::hold_state(change.conn(), uid).await?,
+            None => None,
+        };
+        let mut tenant = store::find_for_update(change.conn(), scope, id).await?;
+        check_etag(etag, tenant.version, Kind::Tenant, id)?;
+        let before = store::complete_one(change.conn(), tenant.clone()).await?;
+        tenant.undelete(change.now)?;
+        if parent_state == Some(TenantState::Deleted) {
+            return Err(Error::WrongState {
+                reason: ErrorReason::TenantNotActive,
+                kind: Kind::ParentTenant,
+                id: before.parent_tenant_id,
+                message: "the tenant above is deleted: undelete that first".to_owned(),
+            });
+        }
+
+        store::update(change.conn(), &tenant).await?;
+        let after = TenantRecord { tenant, ..before.clone() };
+        tell(change, "tenant.undeleted", Some(&before), &after).await?;
+        Ok(after)
+    }
+
+    /// Creates the domain that a tenant is to have, if that was asked for (2-19).
+    async fn bring_domain(
+        &self,
+        change: &mut Change<'_>,
+        domain: Option<&str>,
+        asked: Option<bool>,
+    ) -> Result<()> {
+        match domain {
+            Some(domain) if asked.unwrap_or(self.0.settings.auto_create.tenant_default_domain) => {
+                directory::domains::ensure(change, domain).await
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The parent of a new tenant, held until the transaction ends (1-09, 1-10).
+async fn parent_of(change: &mut Change<'_>, new: &NewTenant) -> Result<Option<Tenant>> {
+    let call = change.call;
+    let own = call.tenant.as_ref().filter(|_| {
+        new.tenant_type == TenantType::Client || call.caller.scope == KeyScope::Tenant
+    });
+    let id = match (&*new.parent_tenant_id, own) {
+        ("", Some(own)) => &own.tenant_id,
+        ("", None) if new.tenant_type == TenantType::Client => {
+            return Err(Error::Invalid(vec![Violation::of(
+                ErrorReason::ParentRequired,
+                "tenant.parent_tenant_id",
+                "is required for a CLIENT, since the call has no tenant to take it from",
+            )]));
+        }
+        ("", None) => return Ok(None),
+        (named, _) => named,
+    };
+    let parent = store::find_parent(change.conn(), &call.scope, id).await?;
+    parent.check_parent_of(new.tenant_type)?;
+    Ok(Some(parent))
+}
+
+/// Claims what is unique about a new tenant.
+///
+/// What was not chosen is made anew, and longer, when it is taken (1-04).
+async fn claim_names(
+    change: &mut Change<'_>,
+    new: &NewTenant,
+    tenant: &mut Tenant,
+) -> Result<()> {
+    let now = change.now;
+    let taken = |what: &'static str, id: &str| {
+        Err(Error::AlreadyExists { kind: Kind::Tenant, what, id: id.to_owned() })
+    };
+    while !store::claim(change.conn(), Claim::TenantId, &tenant.tenant_id, tenant, now).await? {
+        if new.tenant_id.is_some() {
+            return taken("tenant_id", &tenant.tenant_id);
+        }
+        tenant.tenant_id = generated_id();
+        store::update(change.conn(), tenant).await?;
+    }
+    while !store::claim(change.conn(), Claim::Code, &tenant.code, tenant, now).await? {
+        if new.code.is_some() {
+            return taken("code", &tenant.code);
+        }
+        tenant.code = generated_code(tenant.code.len() + 5);
+        store::update(change.conn(), tenant).await?;
+    }
+    claim_hostname(change, tenant).await?;
+    if new.code.is_none() {
+        let scope = change.call.scope.clone();
+        let key = store::name_key(tenant);
+        if !store::claim(change.conn(), Claim::Name, &key, tenant, now).await?
+            || store::name_is_taken(change.conn(), &scope, tenant).await?
+        {
+            return taken("name", &tenant.name);
+        }
+    }
+    Ok(())
+}
+
+async fn claim_hostname(change: &mut Change<'_>, tenant: &Tenant) -> Result<()> {
+    let now = change.now;
+    if tenant.hostname.is_empty()
+        || store::claim(change.conn(), Claim::Hostname, &tenant.hostname, tenant, now).await?
+    {
+        return Ok(());
+    }
+    let id = tenant.hostname.clone();
+    Err(Error::AlreadyExists { kind: Kind::Tenant, what: "hostname", id })
+}
+
+/// Checks that a key changes of its own tenant's record only what raises it in nothing.
+fn check_own(call: &Call, before: &TenantRecord, after: &TenantRecord) -> Result<()> {
+    if call.caller.tenant.as_ref().is_none_or(|own| own.uid != before.tenant.uid) {
+        return Ok(());
+    }
+    let permitted = TenantRecord {
+        tenant: Tenant {
+            name: after.tenant.name.clone(),
+            description: after.tenant.description.clone(),
+            tag: after.tenant.tag.clone(),
+            address: after.tenant.address.clone(),
+            contact: after.tenant.contact.clone(),
+            support_email: after.tenant.support_email.clone(),
+            profile: after.tenant.profile.clone(),
+            labels: after.tenant.labels.clone(),
+            use_tenant_languages: after.tenant.use_tenant_languages,
+            ..before.tenant.clone()
+        },
+        ..before.clone()
+    };
+    if permitted == *after {
+        return Ok(());
+    }
+    Err(Error::Forbidden {
+        permission: "TENANTS:EDIT".to_owned(),
+        message: "a key of the tenant itself may change only name, description, tag, address, \
+                  contact, support_email, profile, labels and use_tenant_languages: use a key from \
+                  above the tenant for the rest"
+            .to_owned(),
+    })
+}
+
+async fn tell(
+    change: &mut Change<'_>,
+    kind: &'static str,
+    before: Option<&TenantRecord>,
+    after: &TenantRecord,
+) -> Result<()> {
+    let json = |record: &TenantRecord| json_of(&pb::Tenant::from(record.clone()));
+    change
+        .record(Event {
+            kind,
+            account_id: Some(&after.tenant.account_id),
+            tenant: Some((after.tenant.uid, &after.tenant.tenant_id)),
+            resource_type: "tenant",
+            resource_id: &after.tenant.tenant_id,
+            before: before.map(json),
+            after: Some(json(after)),
+        })
+        .await
+}

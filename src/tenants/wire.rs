@@ -1,0 +1,867 @@
+//! How tenants look from outside: requests read, records told.
+
+use std::collections::BTreeMap;
+
+use prost_types::{value::Kind as JsonKind, Struct};
+use serde_json::{Map, Value};
+
+use super::model::{
+    Address, Contact, ContractMode, History, OrganizationKind, ServiceLine, Tenant, TenantRecord,
+    TenantState, TenantType,
+};
+use crate::{
+    error::{Error, Result},
+    pb::{self, ErrorReason},
+    rpc::mutate::etag,
+    wire::{dns_name, email, id, prose, text, timestamp, Fields},
+};
+
+const NAME_MAX: usize = 80;
+const DESCRIPTION_MAX: usize = 1_000;
+const TAG_MAX: usize = 80;
+const HOSTNAME_MAX: usize = 253;
+const DOMAIN_MAX: usize = 80;
+const PROFILE_BYTES_MAX: usize = 64 * 1024;
+/// A deeper profile is no profile; recursion must end somewhere.
+const PROFILE_DEPTH_MAX: usize = 32;
+const LABELS_MAX: usize = 64;
+const EXTERNAL_IDS_MAX: usize = 16;
+
+/// What a caller may say of a new tenant. Where it belongs and who made it are joined later.
+#[derive(Debug)]
+#[expect(missing_docs, reason = "each is a field of Tenant, documented there")]
+pub struct NewTenant {
+    pub tenant_id: Option<String>,
+    pub account_id: String,
+    pub code: Option<String>,
+    pub name: String,
+    pub description: String,
+    pub tenant_type: TenantType,
+    pub organization_kind: OrganizationKind,
+    pub service_line: ServiceLine,
+    pub parent_tenant_id: String,
+    pub console: bool,
+    pub tag: String,
+    pub contract_mode: ContractMode,
+    pub hostname: String,
+    pub default_domain: Option<String>,
+    pub auto_create_domain: Option<bool>,
+    pub support_email: String,
+    pub contact: Contact,
+    pub address: Address,
+    pub external_ids: BTreeMap<String, String>,
+    pub use_custom_routing_profile: bool,
+    pub use_tenant_languages: bool,
+    pub profile: Option<Value>,
+    pub labels: Value,
+    pub sp_idp: bool,
+}
+
+impl TryFrom<&pb::CreateTenantRequest> for NewTenant {
+    type Error = Error;
+
+    fn try_from(request: &pb::CreateTenantRequest) -> Result<Self> {
+        let mut fields = Fields::default();
+        let Some(pb) = &request.tenant else {
+            return Err(Error::invalid("tenant", "is required"));
+        };
+        let optional_id = |value: &str| if value.is_empty() { Ok(None) } else { id(value).map(Some) };
+        let tenant_id = fields.take("tenant.tenant_id", optional_id(&pb.tenant_id));
+        let account_id = fields.take("tenant.account_id", optional_id(&pb.account_id));
+        let parent = pb.parent_tenant_id.as_deref().unwrap_or_default();
+        let parent_tenant_id = fields.take("tenant.parent_tenant_id", optional_id(parent));
+        let code = fields.take("tenant.code", read_code(pb.code.as_deref()));
+        let name = fields.take("tenant.name", read_name(pb.name.as_deref()));
+        if pb.description.is_none() {
+            fields.refuse("tenant.description", "is required, and may be empty");
+        }
+        let tenant_type = fields.take("tenant.type", read_type(pb.r#type));
+        let organization_kind =
+            fields.take("tenant.organization_kind", read_kind(pb.organization_kind));
+        let service_line = fields.take("tenant.service_line", read_line(pb.service_line));
+        let contract_mode = fields.take("tenant.contract_mode", read_mode(pb.contract_mode));
+        let use_custom_routing_profile = pb.use_custom_routing_profile.unwrap_or_default();
+        if use_custom_routing_profile && organization_kind == Some(OrganizationKind::Enterprise) {
+            fields.refuse(
+                "tenant.use_custom_routing_profile",
+                "may be true only where organization_kind is SERVICE_PROVIDER",
+            );
+        }
+        let sp_idp = pb.sp_idp.unwrap_or_default();
+        if sp_idp && organization_kind == Some(OrganizationKind::Enterprise) {
+            fields.refuse(
+                "tenant.sp_idp",
+                "may be true only where organization_kind is SERVICE_PROVIDER",
+            );
+        }
+        let parts = Parts::read(pb, &mut fields);
+        let all = (tenant_id, account_id, parent_tenant_id, code, name, tenant_type);
+        let more = (organization_kind, service_line, contract_mode, parts);
+        fields.finish()?;
+        let (
+            (
+                Some(tenant_id),
+                Some(account_id),
+                Some(parent_tenant_id),
+                Some(code),
+                Some(name),
+                Some(tenant_type),
+            ),
+            (Some(organization_kind), Some(service_line), Some(contract_mode), Some(parts)),
+        ) = (all, more)
+        else {
+            return Err(Error::internal("a field was refused without a violation"));
+        };
+        Ok(Self {
+            tenant_id,
+            account_id: account_id.unwrap_or_default(),
+            code,
+            name,
+            description: parts.description,
+            tenant_type,
+            organization_kind,
+            service_line,
+            parent_tenant_id: parent_tenant_id.unwrap_or_default(),
+            console: pb.console.unwrap_or_default(),
+            tag: parts.tag,
+            contract_mode,
+            hostname: parts.hostname,
+            default_domain: parts.default_domain,
+            auto_create_domain: request.auto_create_domain,
+            support_email: parts.support_email,
+            contact: parts.contact,
+            address: parts.address,
+            external_ids: parts.external_ids,
+            use_custom_routing_profile,
+            use_tenant_languages: pb.use_tenant_languages.unwrap_or_default(),
+            profile: parts.profile,
+            labels: parts.labels,
+            sp_idp,
+        })
+    }
+}
+
+/// The fields that create and update read alike. Absent ones are empty.
+#[derive(Debug)]
+struct Parts {
+    description: String,
+    tag: String,
+    hostname: String,
+    default_domain: Option<String>,
+    support_email: String,
+    contact: Contact,
+    address: Address,
+    external_ids: BTreeMap<String, String>,
+    profile: Option<Value>,
+    labels: Value,
+}
+
+impl Parts {
+    fn read(pb: &pb::Tenant, fields: &mut Fields) -> Option<Self> {
+        let of = |value: &Option<String>| value.clone().unwrap_or_default();
+        let description =
+            fields.take("tenant.description", prose(&of(&pb.description), DESCRIPTION_MAX));
+        let tag = fields.take("tenant.tag", text(&of(&pb.tag), 0, TAG_MAX));
+        let hostname = fields.take("tenant.hostname", dns_name(&of(&pb.hostname), HOSTNAME_MAX));
+        let default_domain =
+            fields.take("tenant.default_domain", dns_name(&of(&pb.default_domain), DOMAIN_MAX));
+        let support_email = fields.take("tenant.support_email", email(&of(&pb.support_email)));
+        let contact = read_contact(pb.contact.as_ref().unwrap_or(&pb::Contact::default()), fields);
+        let address = read_address(pb.address.as_ref().unwrap_or(&pb::Address::default()), fields);
+        let external_ids = fields.take("tenant.external_ids", read_external_ids(&pb.external_ids));
+        let profile = fields.take("tenant.profile", read_profile(pb.profile.as_ref()));
+        let labels = fields.take("tenant.labels", read_labels(&pb.labels));
+        Some(Self {
+            description: description?,
+            tag: tag?,
+            hostname: hostname?.unwrap_or_default(),
+            default_domain: default_domain?,
+            support_email: support_email?,
+            contact: contact?,
+            address: address?,
+            external_ids: external_ids?,
+            profile: profile?,
+            labels: labels?,
+        })
+    }
+}
+
+/// What a caller wants changed, read and checked; applied to the stored tenant later.
+#[derive(Debug)]
+pub struct TenantPatch {
+    /// Paths of the mask, or implied by what is present.
+    paths: Vec<String>,
+    pb: pb::Tenant,
+    parts: Parts,
+    name: Option<String>,
+    contract_mode: Option<ContractMode>,
+}
+
+/// Fields of a tenant that an update never changes.
+const IMMUTABLE: &[&str] = &[
+    "tenant_id",
+    "account_id",
+    "code",
+    "type",
+    "organization_kind",
+    "service_line",
+    "parent_tenant_id",
+    "console",
+    "use_custom_routing_profile",
+];
+
+/// Fields of a tenant that only the service writes; named in an update, they are ignored.
+const OUTPUT_ONLY: &[&str] = &[
+    "uid",
+    "state",
+    "status_details",
+    "create_time",
+    "update_time",
+    "delete_time",
+    "purge_time",
+    "etag",
+];
+
+/// Fields of a tenant that an update may change.
+const MUTABLE: &[&str] = &[
+    "name",
+    "description",
+    "tag",
+    "contract_mode",
+    "hostname",
+    "default_domain",
+    "support_email",
+    "contact",
+    "contact.name",
+    "contact.phone_number",
+    "contact.email",
+    "address",
+    "address.street_address",
+    "address.extended_address",
+    "address.locality",
+    "address.region",
+    "address.post_code",
+    "address.country",
+    "external_ids",
+    "use_tenant_languages",
+    "profile",
+    "labels",
+    "sp_idp",
+];
+
+impl TryFrom<&pb::UpdateTenantRequest> for TenantPatch {
+    type Error = Error;
+
+    fn try_from(request: &pb::UpdateTenantRequest) -> Result<Self> {
+        let Some(pb) = &request.tenant else {
+            return Err(Error::invalid("tenant", "is required"));
+        };
+        let mask = request.update_mask.as_ref().map(|mask| &mask.paths[..]).unwrap_or_default();
+        let mut fields = Fields::default();
+        let paths = if mask.is_empty() {
+            present_paths(pb)
+        } else if mask.iter().any(|path| path == "*") {
+            let whole = |path: &&&str| !path.contains('.');
+            MUTABLE.iter().filter(whole).map(|path| (*path).to_owned()).collect()
+        } else {
+            mask.to_vec()
+        };
+        for path in &paths {
+            let head = path.split('.').next().unwrap_or(path);
+            let known = MUTABLE.contains(&path.as_str())
+                || IMMUTABLE.contains(&path.as_str())
+                || OUTPUT_ONLY.contains(&head)
+                || (path.contains('.') && ["external_ids", "labels"].contains(&head));
+            if !known {
+                fields.refuse_as(
+                    ErrorReason::ImmutableField,
+                    "update_mask",
+                    format!("names \"{path}\", which is no field of a tenant"),
+                );
+            }
+        }
+        let named = |path: &str| paths.iter().any(|named| named == path);
+        let name = if named("name") {
+            fields.take("tenant.name", read_name(pb.name.as_deref()))
+        } else {
+            None
+        };
+        let contract_mode = if named("contract_mode") {
+            fields.take("tenant.contract_mode", read_mode(pb.contract_mode))
+        } else {
+            None
+        };
+        let parts = Parts::read(&only_named(pb, &paths), &mut fields);
+        fields.finish()?;
+        let parts = parts.ok_or_else(|| Error::internal("refused without a violation"))?;
+        Ok(Self { paths, pb: pb.clone(), parts, name, contract_mode })
+    }
+}
+
+/// What an empty mask means: the fields that are present, entry by entry and part by part, so that
+/// nothing is cleared that the caller did not name (2-12, 4-09).
+fn present_paths(pb: &pb::Tenant) -> Vec<String> {
+    let mut paths = Vec::new();
+    let mut add = |path: &str, present: bool| {
+        if present {
+            paths.push(path.to_owned());
+        }
+    };
+    add("account_id", !pb.account_id.is_empty());
+    add("code", pb.code.is_some());
+    add("name", pb.name.is_some());
+    add("description", pb.description.is_some());
+    add("type", pb.r#type != 0);
+    add("organization_kind", pb.organization_kind != 0);
+    add("service_line", pb.service_line != 0);
+    add("parent_tenant_id", pb.parent_tenant_id.is_some());
+    add("console", pb.console.is_some());
+    add("tag", pb.tag.is_some());
+    add("contract_mode", pb.contract_mode != 0);
+    add("hostname", pb.hostname.is_some());
+    add("default_domain", pb.default_domain.is_some());
+    add("support_email", pb.support_email.is_some());
+    add("use_custom_routing_profile", pb.use_custom_routing_profile.is_some());
+    add("use_tenant_languages", pb.use_tenant_languages.is_some());
+    add("profile", pb.profile.is_some());
+    add("sp_idp", pb.sp_idp.is_some());
+    if let Some(pb::Contact { name, phone_number, email }) = &pb.contact {
+        add("contact.name", !name.is_empty());
+        add("contact.phone_number", !phone_number.is_empty());
+        add("contact.email", !email.is_empty());
+    }
+    if let Some(address) = &pb.address {
+        let pb::Address {
+            street_address,
+            extended_address,
+            locality,
+            region,
+            post_code,
+            country,
+        } = address;
+        add("address.street_address", !street_address.is_empty());
+        add("address.extended_address", !extended_address.is_empty());
+        add("address.locality", !locality.is_empty());
+        add("address.region", !region.is_empty());
+        add("address.post_code", !post_code.is_empty());
+        add("address.country", !country.is_empty());
+    }
+    pb.external_ids.keys().for_each(|key| add(&format!("external_ids.{key}"), true));
+    pb.labels.keys().for_each(|key| add(&format!("labels.{key}"), true));
+    paths
+}
+
+/// The message without what the mask leaves out, so that nothing else is checked either.
+fn only_named(pb: &pb::Tenant, paths: &[String]) -> pb::Tenant {
+    let heads = paths.iter().map(|path| path.split('.').next().unwrap_or(path)).collect::<Vec<_>>();
+    let named = |path: &str| heads.contains(&path);
+    pb::Tenant {
+        description: pb.description.clone().filter(|_| named("description")),
+        tag: pb.tag.clone().filter(|_| named("tag")),
+        hostname: pb.hostname.clone().filter(|_| named("hostname")),
+        default_domain: pb.default_domain.clone().filter(|_| named("default_domain")),
+        support_email: pb.support_email.clone().filter(|_| named("support_email")),
+        contact: pb.contact.clone().filter(|_| named("contact")),
+        address: pb.address.clone().filter(|_| named("address")),
+        external_ids: if named("external_ids") { pb.external_ids.clone() } else { BTreeMap::new() },
+        profile: pb.profile.clone().filter(|_| named("profile")),
+        labels: if named("labels") { pb.labels.clone() } else { BTreeMap::new() },
+        ..Default::default()
+    }
+}
+
+impl TenantPatch {
+    /// The domain that the tenant is to have, where the patch names one.
+    pub fn default_domain(&self) -> Option<&str> {
+        let named = self.paths.iter().any(|path| path == "default_domain");
+        self.parts.default_domain.as_deref().filter(|_| named)
+    }
+
+    /// Changes a tenant as the patch says.
+    ///
+    /// # Errors
+    ///
+    /// When an immutable field would change, or a rule between fields breaks.
+    pub fn apply(&self, record: &mut TenantRecord) -> Result<()> {
+        let mut fields = Fields::default();
+        for path in &self.paths {
+            if IMMUTABLE.contains(&path.as_str()) && !self.is_stored(path, record) {
+                fields.refuse_as(
+                    ErrorReason::ImmutableField,
+                    &format!("tenant.{path}"),
+                    "cannot be changed: leave it out or send the stored value",
+                );
+            }
+        }
+        for path in &self.paths {
+            self.apply_path(path, record);
+        }
+        if record.external_ids.len() > EXTERNAL_IDS_MAX {
+            fields.refuse("tenant.external_ids", format!("would be more than {EXTERNAL_IDS_MAX}"));
+        }
+        if record.tenant.labels.as_object().is_some_and(|labels| labels.len() > LABELS_MAX) {
+            fields.refuse("tenant.labels", format!("would be more than {LABELS_MAX}"));
+        }
+        if record.tenant.sp_idp && record.tenant.organization_kind == OrganizationKind::Enterprise {
+            fields.refuse(
+                "tenant.sp_idp",
+                "may be true only where organization_kind is SERVICE_PROVIDER",
+            );
+        }
+        fields.finish()
+    }
+
+    fn is_stored(&self, path: &str, record: &TenantRecord) -> bool {
+        let pb = &self.pb;
+        let stored: pb::Tenant = record.clone().into();
+        match path {
+            "account_id" => pb.account_id == stored.account_id,
+            "code" => pb.code == stored.code,
+            "type" => pb.r#type == stored.r#type,
+            "organization_kind" => pb.organization_kind == stored.organization_kind,
+            "service_line" => pb.service_line == stored.service_line,
+            "parent_tenant_id" => {
+                pb.parent_tenant_id.clone().unwrap_or_default() == record.parent_tenant_id
+            }
+            "console" => pb.console.unwrap_or_default() == record.tenant.console,
+            "use_custom_routing_profile" => {
+                pb.use_custom_routing_profile.unwrap_or_default()
+                    == record.tenant.use_custom_routing_profile
+            }
+            // It names the tenant, so it is the stored one.
+            _ => true,
+        }
+    }
+
+    fn apply_path(&self, path: &str, record: &mut TenantRecord) {
+        let Parts {
+            description,
+            tag,
+            hostname,
+            default_domain,
+            support_email,
+            contact,
+            address,
+            external_ids,
+            profile,
+            labels,
+        } = &self.parts;
+        let tenant = &mut record.tenant;
+        match path {
+            "name" => tenant.name.clone_from(self.name.as_ref().unwrap_or(&tenant.name.clone())),
+            "description" => tenant.description.clone_from(description),
+            "tag" => tenant.tag.clone_from(tag),
+            "contract_mode" => tenant.contract_mode = self.contract_mode.unwrap_or(tenant.contract_mode),
+            "hostname" => tenant.hostname.clone_from(hostname),
+            "default_domain" => tenant.default_domain.clone_from(default_domain),
+            "support_email" => tenant.support_email.clone_from(support_email),
+            "contact" => tenant.contact.clone_from(contact),
+            "contact.name" => tenant.contact.name.clone_from(&contact.name),
+            "contact.phone_number" => tenant.contact.phone_number.clone_from(&contact.phone_number),
+            "contact.email" => tenant.contact.email.clone_from(&contact.email),
+            "address" => tenant.address.clone_from(address),
+            "address.street_address" => {
+                tenant.address.street_address.clone_from(&address.street_address);
+            }
+            "address.extended_address" => {
+                tenant.address.extended_address.clone_from(&address.extended_address);
+            }
+            "address.locality" => tenant.address.locality.clone_from(&address.locality),
+            "address.region" => tenant.address.region.clone_from(&address.region),
+            "address.post_code" => tenant.address.post_code.clone_from(&address.post_code),
+            "address.country" => tenant.address.country.clone_from(&address.country),
+            "external_ids" => record.external_ids.clone_from(external_ids),
+            "use_tenant_languages" => {
+                tenant.use_tenant_languages = self.pb.use_tenant_languages.unwrap_or_default();
+            }
+            "profile" => tenant.profile.clone_from(profile),
+            "labels" => tenant.labels.clone_from(labels),
+            "sp_idp" => tenant.sp_idp = self.pb.sp_idp.unwrap_or_default(),
+            _ => match path.split_once('.') {
+                Some(("external_ids", key)) => match external_ids.get(key) {
+                    Some(value) => {
+                        record.external_ids.insert(key.to_owned(), value.clone());
+                    }
+                    None => {
+                        record.external_ids.remove(key);
+                    }
+                },
+                Some(("labels", key)) => {
+                    if let Some(stored) = tenant.labels.as_object_mut() {
+                        match labels.get(key) {
+                            Some(value) => stored.insert(key.to_owned(), value.clone()),
+                            None => stored.remove(key),
+                        };
+                    }
+                }
+                _ => {}
+            },
+        }
+    }
+}
+
+fn read_name(name: Option<&str>) -> Result<String, String> {
+    text(name.unwrap_or_default(), 1, NAME_MAX)
+}
+
+fn read_code(code: Option<&str>) -> Result<Option<String>, String> {
+    match code {
+        None => Ok(None),
+        Some(code)
+            if (4..=64).contains(&code.len()) && code.bytes().all(|b| b.is_ascii_alphanumeric()) =>
+        {
+            Ok(Some(code.to_owned()))
+        }
+        Some(_) => Err("is not 4 to 64 characters of A-Z, a-z and 0-9".to_owned()),
+    }
+}
+
+fn read_type(value: i32) -> Result<TenantType, String> {
+    match pb::TenantType::try_from(value) {
+        Ok(pb::TenantType::Product) => Ok(TenantType::Product),
+        Ok(pb::TenantType::Client) => Ok(TenantType::Client),
+        _ => Err("is required: TENANT_TYPE_PRODUCT or TENANT_TYPE_CLIENT".to_owned()),
+    }
+}
+
+fn read_kind(value: i32) -> Result<OrganizationKind, String> {
+    match pb::OrganizationKind::try_from(value) {
+        Ok(pb::OrganizationKind::Enterprise) => Ok(OrganizationKind::Enterprise),
+        Ok(pb::OrganizationKind::ServiceProvider) => Ok(OrganizationKind::ServiceProvider),
+        _ => Err("is required: ORGANIZATION_KIND_ENTERPRISE or ORGANIZATION_KIND_SERVICE_PROVIDER"
+            .to_owned()),
+    }
+}
+
+fn read_line(value: i32) -> Result<ServiceLine, String> {
+    match pb::ServiceLine::try_from(value) {
+        Ok(pb::ServiceLine::Unspecified | pb::ServiceLine::Authentication) => {
+            Ok(ServiceLine::Authentication)
+        }
+        Ok(pb::ServiceLine::Issuance) => Ok(ServiceLine::Issuance),
+        Err(_) => Err("is SERVICE_LINE_AUTHENTICATION or SERVICE_LINE_ISSUANCE".to_owned()),
+    }
+}
+
+fn read_mode(value: i32) -> Result<ContractMode, String> {
+    match pb::ContractMode::try_from(value) {
+        Ok(pb::ContractMode::Unspecified | pb::ContractMode::Production) => {
+            Ok(ContractMode::Production)
+        }
+        Ok(pb::ContractMode::Trial) => Ok(ContractMode::Trial),
+        Err(_) => Err("is CONTRACT_MODE_TRIAL or CONTRACT_MODE_PRODUCTION".to_owned()),
+    }
+}
+
+fn read_contact(pb: &pb::Contact, fields: &mut Fields) -> Option<Contact> {
+    let pb::Contact { name, phone_number, email: address } = pb;
+    let name = fields.take("tenant.contact.name", text(name, 0, 80));
+    let phone_number = fields.take("tenant.contact.phone_number", read_phone_number(phone_number));
+    let email = fields.take("tenant.contact.email", email(address));
+    Some(Contact { name: name?, phone_number: phone_number?, email: email? })
+}
+
+fn read_phone_number(value: &str) -> Result<String, String> {
+    let value = text(value, 0, 40)?;
+    if value.chars().all(|c| c.is_ascii_digit() || " +()-./".contains(c)) {
+        Ok(value)
+    } else {
+        Err("is not of digits, spaces and +()-./".to_owned())
+    }
+}
+
+fn read_address(pb: &pb::Address, fields: &mut Fields) -> Option<Address> {
+    let pb::Address { street_address, extended_address, locality, region, post_code, country } = pb;
+    let mut line = |field: &str, value: &str, max| {
+        fields.take(&format!("tenant.address.{field}"), text(value, 0, max))
+    };
+    let street_address = line("street_address", street_address, 120);
+    let extended_address = line("extended_address", extended_address, 120);
+    let locality = line("locality", locality, 120);
+    let region = line("region", region, 120);
+    let post_code = line("post_code", post_code, 20);
+    let country = line("country", country, 120);
+    Some(Address {
+        street_address: street_address?,
+        extended_address: extended_address?,
+        locality: locality?,
+        region: region?,
+        post_code: post_code?,
+        country: country?,
+    })
+}
+
+/// External ids are opaque: nothing is trimmed (2-10). NUL cannot be stored.
+fn read_external_ids(
+    ids: &BTreeMap<String, String>,
+) -> Result<BTreeMap<String, String>, String> {
+    if ids.len() > EXTERNAL_IDS_MAX {
+        return Err(format!("are {}, of which at most {EXTERNAL_IDS_MAX} are allowed", ids.len()));
+    }
+    for (key, value) in ids {
+        let plain = |b: u8| b.is_ascii_alphanumeric() || b == b'_' || b == b'-';
+        if !(1..=64).contains(&key.len()) || !key.bytes().all(plain) {
+            return Err(format!("has the key {key:?}, which is not 1 to 64 of A-Z, a-z, 0-9, _ and -"));
+        }
+        if value.chars().count() > 256 || value.contains('\0') {
+            return Err(format!("has for {key:?} a value of more than 256 characters, or with a NUL"));
+        }
+    }
+    Ok(ids.clone())
+}
+
+fn read_labels(labels: &BTreeMap<String, String>) -> Result<Value, String> {
+    if labels.len() > LABELS_MAX {
+        return Err(format!("are {}, of which at most {LABELS_MAX} are allowed", labels.len()));
+    }
+    let mut read = Map::new();
+    for (key, value) in labels {
+        let plain =
+            |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"_.-".contains(&b);
+        if !(1..=63).contains(&key.len()) || !key.bytes().all(plain) {
+            return Err(format!("has the key {key:?}, which is not 1 to 63 of a-z, 0-9, _ . and -"));
+        }
+        let value = text(value, 0, 255).map_err(|why| format!("for {key:?} {why}"))?;
+        read.insert(key.clone(), Value::String(value));
+    }
+    Ok(Value::Object(read))
+}
+
+fn read_profile(profile: Option<&Struct>) -> Result<Option<Value>, String> {
+    let Some(profile) = profile else {
+        return Ok(None);
+    };
+    let value = json_of_struct(profile, PROFILE_DEPTH_MAX)?;
+    let bytes = value.to_string().len();
+    if bytes > PROFILE_BYTES_MAX {
+        return Err(format!("has {bytes} bytes, of which at most {PROFILE_BYTES_MAX} are allowed"));
+    }
+    Ok(Some(value))
+}
+
+fn json_of_struct(object: &Struct, depth: usize) -> Result<Value, String> {
+    let entry = |(key, value): (&String, &prost_types::Value)| {
+        if key.contains('\0') {
+            return Err("holds a NUL in a key".to_owned());
+        }
+        Ok((key.clone(), json_of_value(value, depth)?))
+    };
+    object.fields.iter().map(entry).collect::<Result<Map<_, _>, _>>().map(Value::Object)
+}
+
+fn json_of_value(value: &prost_types::Value, depth: usize) -> Result<Value, String> {
+    let depth = depth
+        .checked_sub(1)
+        .ok_or_else(|| format!("is nested more than {PROFILE_DEPTH_MAX} levels deep"))?;
+    Ok(match &value.kind {
+        None | Some(JsonKind::NullValue(_)) => Value::Null,
+        Some(JsonKind::BoolValue(value)) => Value::Bool(*value),
+        Some(JsonKind::NumberValue(value)) => serde_json::Number::from_f64(*value)
+            .map(Value::Number)
+            .ok_or("holds a number that is not finite")?,
+        Some(JsonKind::StringValue(value)) if value.contains('\0') => {
+            return Err("holds a NUL".to_owned());
+        }
+        Some(JsonKind::StringValue(value)) => Value::String(value.clone()),
+        Some(JsonKind::StructValue(object)) => json_of_struct(object, depth)?,
+        Some(JsonKind::ListValue(list)) => list
+            .values
+            .iter()
+            .map(|value| json_of_value(value, depth))
+            .collect::<Result<Vec<_>, _>>()
+            .map(Value::Array)?,
+    })
+}
+
+fn struct_of_json(object: Map<String, Value>) -> Struct {
+    let fields = object.into_iter().map(|(key, value)| (key, value_of_json(value))).collect();
+    Struct { fields }
+}
+
+fn value_of_json(value: Value) -> prost_types::Value {
+    let kind = match value {
+        Value::Null => JsonKind::NullValue(0),
+        Value::Bool(value) => JsonKind::BoolValue(value),
+        // Numbers came in as doubles, so they are.
+        Value::Number(value) => JsonKind::NumberValue(value.as_f64().unwrap_or_default()),
+        Value::String(value) => JsonKind::StringValue(value),
+        Value::Array(values) => JsonKind::ListValue(prost_types::ListValue {
+            values: values.into_iter().map(value_of_json).collect(),
+        }),
+        Value::Object(object) => JsonKind::StructValue(struct_of_json(object)),
+    };
+    prost_types::Value { kind: Some(kind) }
+}
+
+impl From<TenantRecord> for pb::Tenant {
+    fn from(TenantRecord { tenant, parent_tenant_id, external_ids }: TenantRecord) -> Self {
+        let Tenant {
+            uid,
+            account_id,
+            tenant_id,
+            code,
+            name,
+            description,
+            tenant_type,
+            organization_kind,
+            service_line,
+            parent_uid: _,
+            ancestors: _,
+            console,
+            tag,
+            state,
+            state_before_delete: _,
+            lock_mode: _,
+            contract_mode,
+            hostname,
+            default_domain,
+            support_email,
+            contact,
+            address,
+            reseller_id: _,
+            use_custom_routing_profile,
+            use_tenant_languages,
+            sp_idp,
+            profile,
+            labels,
+            history,
+            purge_time,
+            create_time,
+            update_time,
+            version,
+        } = tenant;
+        let labels = match labels {
+            Value::Object(labels) => labels
+                .into_iter()
+                .filter_map(|(key, value)| Some((key, value.as_str()?.to_owned())))
+                .collect(),
+            _ => BTreeMap::new(),
+        };
+        let profile = match profile {
+            Some(Value::Object(profile)) => Some(struct_of_json(profile)),
+            _ => None,
+        };
+        let delete_time = history.delete_time.filter(|_| state == TenantState::Deleted);
+        Self {
+            tenant_id,
+            uid: uid.to_string(),
+            account_id,
+            code: Some(code),
+            name: Some(name),
+            description: Some(description),
+            r#type: pb::TenantType::from(tenant_type).into(),
+            organization_kind: pb::OrganizationKind::from(organization_kind).into(),
+            service_line: pb::ServiceLine::from(service_line).into(),
+            parent_tenant_id: Some(parent_tenant_id).filter(|id| !id.is_empty()),
+            console: Some(console),
+            tag: Some(tag),
+            state: pb::TenantState::from(state).into(),
+            contract_mode: pb::ContractMode::from(contract_mode).into(),
+            hostname: Some(hostname),
+            default_domain: Some(default_domain.unwrap_or_default()),
+            support_email: Some(support_email),
+            contact: Some(contact.into()).filter(|contact| *contact != pb::Contact::default()),
+            address: Some(address.into()).filter(|address| *address != pb::Address::default()),
+            external_ids,
+            use_custom_routing_profile: Some(use_custom_routing_profile),
+            use_tenant_languages: Some(use_tenant_languages),
+            profile,
+            labels,
+            sp_idp: Some(sp_idp),
+            status_details: Some(status_details(history, create_time)),
+            create_time: Some(timestamp(create_time)),
+            update_time: Some(timestamp(update_time)),
+            delete_time: delete_time.map(timestamp),
+            purge_time: purge_time.map(timestamp),
+            etag: etag(version),
+        }
+    }
+}
+
+fn status_details(
+    history: History,
+    create_time: chrono::DateTime<chrono::Utc>,
+) -> pb::StatusDetails {
+    let History {
+        created_by,
+        approve_time,
+        approved_by,
+        reject_time,
+        rejection_reason,
+        rejected_by,
+        delete_time,
+        deleted_by,
+    } = history;
+    pb::StatusDetails {
+        create_time: Some(timestamp(create_time)),
+        created_by,
+        approve_time: approve_time.map(timestamp),
+        approved_by: approved_by.unwrap_or_default(),
+        reject_time: reject_time.map(timestamp),
+        rejection_reason: rejection_reason.unwrap_or_default(),
+        rejected_by: rejected_by.unwrap_or_default(),
+        delete_time: delete_time.map(timestamp),
+        deleted_by: deleted_by.unwrap_or_default(),
+    }
+}
+
+impl From<Contact> for pb::Contact {
+    fn from(Contact { name, phone_number, email }: Contact) -> Self {
+        Self { name, phone_number, email }
+    }
+}
+
+impl From<Address> for pb::Address {
+    fn from(address: Address) -> Self {
+        let Address { street_address, extended_address, locality, region, post_code, country } =
+            address;
+        Self { street_address, extended_address, locality, region, post_code, country }
+    }
+}
+
+impl From<TenantType> for pb::TenantType {
+    fn from(value: TenantType) -> Self {
+        match value {
+            TenantType::Product => Self::Product,
+            TenantType::Client => Self::Client,
+        }
+    }
+}
+
+impl From<OrganizationKind> for pb::OrganizationKind {
+    fn from(value: OrganizationKind) -> Self {
+        match value {
+            OrganizationKind::Enterprise => Self::Enterprise,
+            OrganizationKind::ServiceProvider => Self::ServiceProvider,
+        }
+    }
+}
+
+impl From<ServiceLine> for pb::ServiceLine {
+    fn from(value: ServiceLine) -> Self {
+        match value {
+            ServiceLine::Authentication => Self::Authentication,
+            ServiceLine::Issuance => Self::Issuance,
+        }
+    }
+}
+
+impl From<ContractMode> for pb::ContractMode {
+    fn from(value: ContractMode) -> Self {
+        match value {
+            ContractMode::Trial => Self::Trial,
+            ContractMode::Production => Self::Production,
+        }
+    }
+}
+
+impl From<TenantState> for pb::TenantState {
+    fn from(value: TenantState) -> Self {
+        match value {
+            TenantState::PendingApproval => Self::PendingApproval,
+            TenantState::Active => Self::Active,
+            TenantState::Rejected => Self::Rejected,
+            TenantState::Deleted => Self::Deleted,
+        }
+    }
+}
