@@ -23,14 +23,15 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     fs::write(out_dir.join("descriptors.bin"), &descriptors)?;
     fs::write(out_dir.join("mutations.rs"), mutations(&DescriptorPool::decode(&*descriptors)?)?)?;
 
+    let mut config = prost_build::Config::new();
+    // Maps in the order of their keys: equal messages must have equal bytes, for fingerprints.
+    config.btree_map(["."]).enable_type_names();
     tonic_prost_build::configure()
-        .build_client(true)
-        // Maps in the order of their keys: equal messages must have equal bytes, for fingerprints.
-        .btree_map(".")
-        .enable_type_names()
+        // The clients are for the tests and take any channel.
+        .build_transport(false)
         // Undecodable messages are the caller's fault; tonic's own codec answers INTERNAL.
         .codec_path("crate::rpc::codec::Codec")
-        .compile_fds(compiler.file_descriptor_set())?;
+        .compile_fds_with_config(compiler.file_descriptor_set(), config)?;
     Ok(())
 }
 

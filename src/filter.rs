@@ -7,7 +7,7 @@
 use chrono::{DateTime, NaiveDateTime, Utc};
 use diesel::{
     expression::{is_aggregate, BoxableExpression, ValidGrouping},
-    pg::{expression::expression_methods::PgTextExpressionMethods as _, Pg},
+    pg::Pg,
     prelude::*,
     query_builder::QueryFragment,
     sql_types::{Bool, Text, Timestamptz},
@@ -15,7 +15,7 @@ use diesel::{
 use winnow::{
     ascii::{multispace0, multispace1},
     combinator::{alt, cut_err, delimited, opt, peek, preceded, repeat, separated},
-    error::{ContextError, StrContext, StrContextValue},
+    error::{StrContext, StrContextValue},
     prelude::*,
     token::{any, none_of, one_of, take_while},
 };
@@ -410,7 +410,7 @@ fn read_time(text: &str) -> Option<DateTime<Utc>> {
 }
 
 /// A condition on the rows of a table.
-pub type Condition<T> = Box<dyn BoxableExpression<T, Pg, SqlType = Bool> + Send>;
+pub type Condition<T> = Box<dyn BoxableExpression<T, Pg, SqlType = Bool>>;
 
 /// What a term asks of a text column.
 pub fn text<T, C>(column: C, test: &TextTest) -> Condition<T>

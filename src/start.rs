@@ -309,12 +309,12 @@ pub async fn serve(
 ) -> Result<(), StartError> {
     let settings = started.shared.settings.clone();
     let tls = tls_files(&settings);
-    let edge = Edge::bind(settings.listen, tls.as_ref(), settings.shutdown.drain).await?;
-    let metrics = Metrics::new(&settings);
-    let (router, health) = server::router(started.shared.clone(), metrics).await?;
     if tls.is_none() && !settings.listen.ip().is_loopback() {
         tracing::warn!("keys cross the network in clear: set tls.cert and tls.key");
     }
+    let edge = Edge::bind(settings.listen, tls, settings.shutdown.drain).await?;
+    let metrics = Metrics::new(&settings);
+    let (router, health) = server::router(started.shared.clone(), metrics).await?;
     let sweeper = tokio::spawn(sweep(started.shared.clone()));
     ready(edge.local_addr(), &started);
 

@@ -10,7 +10,7 @@ pub mod migrate;
 
 use std::time::Duration;
 
-use diesel::{sql_types, ExpressionMethods as _};
+use diesel::sql_types;
 use diesel_async::{
     pooled_connection::{
         deadpool::{Object, Pool},

@@ -175,7 +175,8 @@ pub(super) async fn delete(
     sent_etag: &str,
 ) -> Result<()> {
     change.call.require_system("accounts")?;
-    let account = find(change.conn(), change.call, account_id).await?;
+    let call = change.call;
+    let account = find(change.conn(), call, account_id).await?;
     check_etag(sent_etag, account.version, Kind::Account, account_id)?;
     diesel::delete(accounts::table.find(account_id))
         .execute(change.conn())

@@ -8,9 +8,9 @@ use super::still_in_use;
 use crate::{
     error::{Error, Kind, Result},
     events::outbox::Event,
-    filter::{self, Field, FieldKind, Test},
+    filter::{self, Condition, Field, FieldKind, Order, Term, Test},
     keys::secret::ANY_ENVIRONMENT,
-    page::{self, Place},
+    page::{Asked, Page, Place},
     pb,
     rpc::{
         mutate::{check_etag, etag, Change},

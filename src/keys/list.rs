@@ -150,8 +150,9 @@ impl KeyQuery {
             }
             ("tenant_id", Test::Text(test)) => {
                 let tenants = tenant_directory::table
+                    .into_boxed::<Pg>()
                     .filter(tenant_directory::kind.eq(Claim::TenantId.as_str()))
-                    .filter(filter::text::<tenant_directory::table, _>(tenant_directory::key, test))
+                    .filter(filter::text(tenant_directory::key, test))
                     .select(tenant_directory::tenant_uid);
                 let uid = api_keys::tenant_uid;
                 Box::new(uid.is_not_null().and(uid.assume_not_null().eq_any(tenants)))

@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// A condition on API keys.
-pub type Condition = Box<dyn BoxableExpression<api_keys::table, Pg, SqlType = Bool> + Send>;
+pub type Condition = Box<dyn BoxableExpression<api_keys::table, Pg, SqlType = Bool>>;
 
 /// The API keys that a call acts on: those of its tenant, else of its account, else of its scope.
 /// Every query of this file on behalf of a call starts from it; the policies of the table say once

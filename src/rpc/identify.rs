@@ -52,30 +52,35 @@ pub struct Identifier {
 /// Health and reflection, which are open, and pages go through as they are.
 pub async fn identify(
     State(identifier): State<Arc<Identifier>>,
-    mut request: Request,
+    request: Request,
     next: Next,
 ) -> Response {
-    let path = request.uri().path();
-    if !path.starts_with("/tenantry.") {
+    if !request.uri().path().starts_with("/tenantry.") {
         return next.run(request).await;
     }
-    let admitted = match Method::find(path) {
-        None => Err(Error::MethodUnknown),
-        Some(method) => identifier.admit(method, &request).await,
+    let (mut parts, body) = request.into_parts();
+    let admitted = match (Method::find(parts.uri.path()), parts.extensions.get::<Observed>()) {
+        (Some(method), Some(observed)) => identifier.admit(method, &parts.headers, observed).await,
+        (None, _) => Err(Error::MethodUnknown),
+        // What did not come through the layer above is closed.
+        (_, None) => Err(Error::Unauthenticated),
     };
     match admitted {
         Ok(call) => {
-            request.extensions_mut().insert(call);
-            next.run(request).await
+            parts.extensions.insert(call);
+            next.run(Request::from_parts(parts, body)).await
         }
         Err(error) => Status::from(error).into_http(),
     }
 }
 
 impl Identifier {
-    async fn admit(&self, method: &'static Method, request: &Request) -> Result<Call> {
-        let observed = request.extensions().get::<Observed>().ok_or(Error::Unauthenticated)?;
-        let headers = request.headers();
+    async fn admit(
+        &self,
+        method: &'static Method,
+        headers: &HeaderMap,
+        observed: &Observed,
+    ) -> Result<Call> {
         let named_account = named(headers, "x-account-id")?;
         let named_tenant = named(headers, "x-tenant-id")?;
         self.demand_metadata(method, named_account, named_tenant)?;

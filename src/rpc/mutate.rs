@@ -111,7 +111,7 @@ impl Mutator {
         &self,
         call: &Call,
         request: &M,
-        act: impl AsyncFn(&mut Change<'_>) -> Result<A> + Sync,
+        act: impl AsyncFnOnce(&mut Change<'_>) -> Result<A> + Clone,
     ) -> Result<A>
     where
         M: Mutation,
@@ -120,7 +120,7 @@ impl Mutator {
         check_request_id(request.request_id())?;
         let mut attempt = 1;
         loop {
-            match self.attempt(call, request, &act).await {
+            match self.attempt(call, request, act.clone()).await {
                 Err(Error::Contended(_)) if attempt < ATTEMPTS => {
                     // Jitter, so that those who met do not meet again.
                     let jitter = u64::from(rand::random::<u8>());
@@ -137,7 +137,7 @@ impl Mutator {
         &self,
         call: &Call,
         request: &M,
-        act: &(impl AsyncFn(&mut Change<'_>) -> Result<A> + Sync),
+        act: impl AsyncFnOnce(&mut Change<'_>) -> Result<A>,
     ) -> Result<A>
     where
         M: Mutation,
@@ -170,7 +170,7 @@ impl Mutator {
         &self,
         change: &mut Change<'_>,
         request: &M,
-        act: &impl AsyncFn(&mut Change<'_>) -> Result<A>,
+        act: impl AsyncFnOnce(&mut Change<'_>) -> Result<A>,
     ) -> Result<A>
     where
         M: Mutation,
@@ -180,7 +180,8 @@ impl Mutator {
             return act(change).await;
         }
         let mut record = self.record(change, request);
-        if !record.reserve(change.conn(), change.now).await? {
+        let now = change.now;
+        if !record.reserve(change.conn(), now).await? {
             return record.replay(change).await;
         }
         let answer = act(change).await?;

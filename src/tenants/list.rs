@@ -2,7 +2,7 @@
 
 use diesel::{
     dsl::not,
-    pg::{expression::expression_methods::PgJsonbExpressionMethods as _, Pg},
+    pg::Pg,
     prelude::*,
     sql_types::Text,
 };
@@ -221,8 +221,9 @@ fn condition(term: &Term) -> Result<Condition> {
         }
         ("parent_tenant_id", Test::Text(test)) => {
             let above = tenant_directory::table
+                .into_boxed::<Pg>()
                 .filter(tenant_directory::kind.eq(Claim::TenantId.as_str()))
-                .filter(filter::text::<tenant_directory::table, _>(tenant_directory::key, test))
+                .filter(filter::text(tenant_directory::key, test))
                 .select(tenant_directory::tenant_uid);
             // Without a parent the answer is no, not unknown: it must stand being negated.
             let parent = tenants::parent_uid;
@@ -230,11 +231,9 @@ fn condition(term: &Term) -> Result<Condition> {
         }
         ("external_ids", Test::Text(test)) => {
             let having = tenant_external_ids::table
+                .into_boxed::<Pg>()
                 .filter(tenant_external_ids::key.eq(key.clone()))
-                .filter(filter::text::<tenant_external_ids::table, _>(
-                    tenant_external_ids::value,
-                    test,
-                ))
+                .filter(filter::text(tenant_external_ids::value, test))
                 .select(tenant_external_ids::tenant_uid);
             Box::new(tenants::uid.eq_any(having))
         }

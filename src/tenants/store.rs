@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// A condition on tenants.
-pub type Condition = Box<dyn BoxableExpression<tenants::table, Pg, SqlType = Bool> + Send>;
+pub type Condition = Box<dyn BoxableExpression<tenants::table, Pg, SqlType = Bool>>;
 
 /// The tenants within a scope. Every query of this file on tenants starts from it; the policies of
 /// the table say the same once more.
