@@ -24,7 +24,6 @@ pub mod telemetry;
 pub(crate) mod schema;
 
 /// The messages, clients and servers that the protos declare.
-#[expect(missing_docs, clippy::all, clippy::pedantic, reason = "generated; documented in the protos")]
 pub mod pb {
     tonic::include_proto!("tenantry.v1");
 }

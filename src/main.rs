@@ -5,9 +5,8 @@ use std::{process::ExitCode, sync::Arc, time::Duration};
 use clap::Parser as _;
 use tenantry::{
     cli::{Cli, Command, KeyCommand},
-    clock::Clock,
     config::Settings,
-    db::{Database, migrate},
+    db::migrate,
     keys::master::MasterKey,
     start, telemetry,
 };

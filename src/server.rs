@@ -92,6 +92,8 @@ pub async fn router(shared: Arc<Shared>, metrics: Metrics) -> Result<(axum::Rout
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(DESCRIPTORS)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+            // What errors carry, so that grpcurl can show it.
+            .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
     };
     let observer = Observer { clock: shared.clock.clone(), metrics };
     let identifier = Identifier {

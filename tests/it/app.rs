@@ -1,0 +1,342 @@
+//! A Tenantry of a test's own: a database of its own on one shared private cluster, served on a port of
+//! its own, and clients that call it as different callers.
+
+use std::{
+    fs,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+};
+
+use diesel_async::{AsyncConnection as _, AsyncPgConnection, SimpleAsyncConnection as _};
+use secrecy::{ExposeSecret as _, SecretString};
+use tenantry::{
+    clock::Clock,
+    config::Settings,
+    db::{
+        Database,
+        cluster::{Cluster, SUPERUSER},
+        migrate,
+    },
+    edge::Edge,
+    keys::master::MasterKey,
+    pb::{
+        self, directory_service_client::DirectoryServiceClient,
+        key_service_client::KeyServiceClient, tenant_service_client::TenantServiceClient,
+    },
+    server::{self, Shared},
+    start,
+    telemetry::Metrics,
+};
+use tokio::{
+    sync::{Mutex, OnceCell, oneshot},
+    time::Instant,
+};
+use tonic::{
+    Request, Status,
+    metadata::{AsciiMetadataKey, AsciiMetadataValue},
+    service::{Interceptor, interceptor::InterceptedService},
+    transport::{Channel, Endpoint},
+};
+use tonic_types::StatusExt as _;
+
+/// The database that each test's own is copied from.
+const TEMPLATE: &str = "template_of_tests";
+
+static CLUSTER: OnceCell<Cluster> = OnceCell::const_new();
+static COPYING: Mutex<()> = Mutex::const_new(());
+static COUNT: AtomicU32 = AtomicU32::new(0);
+
+/// The cluster that all tests of this process share; it ends with the process.
+async fn cluster() -> &'static Cluster {
+    CLUSTER
+        .get_or_init(|| async {
+            // On a runtime that outlives the test that happens to come first; migrations need one
+            // with several threads besides.
+            let runtime = tokio::runtime::Builder::new_multi_thread()
+                .worker_threads(1)
+                .enable_all()
+                .build()
+                .unwrap();
+            let started = runtime.spawn(async {
+                sweep();
+                let dir = folder(std::process::id());
+                let cluster = Cluster::start_throwaway(&dir).await.unwrap();
+                let (owner, service) = start::create_database(&cluster, TEMPLATE).await.unwrap();
+                migrate::migrate(&owner, &service).await.unwrap();
+                cluster
+            });
+            std::mem::forget(runtime);
+            started.await.unwrap()
+        })
+        .await
+}
+
+fn folder(process: u32) -> PathBuf {
+    std::env::temp_dir().join(format!("tenantry-it-{process}"))
+}
+
+/// Removes what tests of processes left behind that are no more.
+fn sweep() {
+    for entry in fs::read_dir(std::env::temp_dir()).unwrap().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let process = name.strip_prefix("tenantry-it-").and_then(|id| id.parse::<i32>().ok());
+        if let Some(process) = process
+            && nix::sys::signal::kill(nix::unistd::Pid::from_raw(process), None).is_err()
+        {
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
+}
+
+/// A running Tenantry.
+pub struct App {
+    pub shared: Arc<Shared>,
+    pub address: std::net::SocketAddr,
+    /// The text of the first key, which may do everything.
+    pub root: String,
+    database: String,
+    channel: Channel,
+    _stop: oneshot::Sender<()>,
+}
+
+impl App {
+    pub async fn start() -> Self {
+        Self::start_with(|_| {}).await
+    }
+
+    /// Starts with settings other than the defaults.
+    pub async fn start_with(change: impl FnOnce(&mut Settings)) -> Self {
+        let cluster = cluster().await;
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let database = format!("test_{number}");
+        {
+            let _one_at_a_time = COPYING.lock().await;
+            let mut conn = connect(&cluster.url(SUPERUSER, "postgres")).await;
+            conn.batch_execute(&format!(
+                "create database {database} template {TEMPLATE} owner tenantry_migrator"
+            ))
+            .await
+            .unwrap();
+        }
+        let data_dir = folder(std::process::id()).join(&database);
+        fs::create_dir_all(&data_dir).unwrap();
+        let mut settings = Settings::default_for_tests(&data_dir);
+        change(&mut settings);
+        let url = SecretString::from(cluster.url("tenantry", &database));
+        let pool = Database::new(&url, settings.pool.size, settings.statement_timeout).unwrap();
+        let master = Arc::new(MasterKey::load_or_create(&data_dir.join("master.key")).unwrap());
+        let clock = Arc::new(Clock::default());
+        let deadline = Instant::now() + std::time::Duration::from_secs(30);
+        let root = start::create_admin_key(&pool, &master, &clock, deadline).await.unwrap();
+
+        let edge = Edge::bind("127.0.0.1:0".parse().unwrap(), None, settings.shutdown.drain)
+            .await
+            .unwrap();
+        let metrics = Metrics::new(&settings);
+        let shared = Arc::new(Shared::new(pool, master, clock, Arc::new(settings)));
+        let (router, _health) = server::router(shared.clone(), metrics).await.unwrap();
+        let address = edge.local_addr();
+        let (stop, stopped) = oneshot::channel::<()>();
+        tokio::spawn(edge.serve(router, async {
+            let _ = stopped.await;
+        }));
+        let channel = Endpoint::from_shared(format!("http://{address}")).unwrap().connect_lazy();
+        let root = root.reveal().to_owned();
+        Self { shared, address, root, database, channel, _stop: stop }
+    }
+
+    /// A connection that sees everything, to look at what the service did.
+    pub async fn superuser(&self) -> AsyncPgConnection {
+        connect(&cluster().await.url(SUPERUSER, &self.database)).await
+    }
+
+    /// The URL of the service's own login on this database.
+    pub async fn service_url(&self) -> String {
+        cluster().await.url("tenantry", &self.database)
+    }
+
+    /// A caller with the first key.
+    pub fn as_root(&self) -> Caller {
+        self.as_key(&self.root)
+    }
+
+    /// A caller with a key.
+    pub fn as_key(&self, key: &str) -> Caller {
+        self.anonymous().with("authorization", &format!("Bearer {key}"))
+    }
+
+    /// A caller without a key.
+    pub fn anonymous(&self) -> Caller {
+        Caller { channel: self.channel.clone(), metadata: Metadata(Vec::new()) }
+    }
+
+    /// A channel to the port.
+    pub fn channel(&self) -> Channel {
+        self.channel.clone()
+    }
+
+    /// Makes an account and a caller with a key of it that may do everything in it.
+    pub async fn account(&self, id: &str) -> Caller {
+        let account = pb::Account {
+            account_id: id.to_owned(),
+            name: Some(id.to_owned()),
+            ..Default::default()
+        };
+        let request = pb::CreateAccountRequest { account: Some(account), ..Default::default() };
+        self.as_root().directory().create_account(request).await.unwrap();
+        let key = self.as_root().with("x-account-id", id).create_key(&["account-admin"]).await;
+        self.as_key(&key)
+    }
+}
+
+async fn connect(url: &str) -> AsyncPgConnection {
+    AsyncPgConnection::establish(url).await.unwrap()
+}
+
+/// Somebody who calls, with metadata of its own.
+#[derive(Clone)]
+pub struct Caller {
+    channel: Channel,
+    metadata: Metadata,
+}
+
+#[derive(Clone)]
+pub struct Metadata(Vec<(AsciiMetadataKey, AsciiMetadataValue)>);
+
+impl Interceptor for Metadata {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        for (key, value) in &self.0 {
+            request.metadata_mut().append(key.clone(), value.clone());
+        }
+        Ok(request)
+    }
+}
+
+type Intercepted = InterceptedService<Channel, Metadata>;
+
+impl Caller {
+    /// The same caller with one more metadata key; twice the same key is sent twice.
+    pub fn with(&self, key: &str, value: &str) -> Self {
+        let mut caller = self.clone();
+        caller.metadata.0.push((key.parse().unwrap(), value.parse().unwrap()));
+        caller
+    }
+
+    pub fn tenants(&self) -> TenantServiceClient<Intercepted> {
+        TenantServiceClient::with_interceptor(self.channel.clone(), self.metadata.clone())
+    }
+
+    pub fn directory(&self) -> DirectoryServiceClient<Intercepted> {
+        DirectoryServiceClient::with_interceptor(self.channel.clone(), self.metadata.clone())
+    }
+
+    pub fn keys(&self) -> KeyServiceClient<Intercepted> {
+        KeyServiceClient::with_interceptor(self.channel.clone(), self.metadata.clone())
+    }
+
+    /// Creates a key with roles in whatever the call acts on; answers its text.
+    pub async fn create_key(&self, roles: &[&str]) -> String {
+        let api_key = pb::ApiKey {
+            roles: roles.iter().map(|role| (*role).to_owned()).collect(),
+            ..Default::default()
+        };
+        let request = pb::CreateApiKeyRequest { api_key: Some(api_key), ..Default::default() };
+        self.keys().create_api_key(request).await.unwrap().into_inner().secret
+    }
+
+    /// Creates a tenant, of [`tenant`] unless changed.
+    pub async fn create(&self, tenant: pb::Tenant) -> Result<pb::Tenant, Status> {
+        let request = pb::CreateTenantRequest { tenant: Some(tenant), ..Default::default() };
+        Ok(self.tenants().create_tenant(request).await?.into_inner().tenant.unwrap())
+    }
+
+    pub async fn get(&self, id: &str) -> Result<pb::Tenant, Status> {
+        let request = pb::GetTenantRequest { tenant_id: id.to_owned() };
+        Ok(self.tenants().get_tenant(request).await?.into_inner().tenant.unwrap())
+    }
+
+    /// Updates with an empty mask: what is present.
+    pub async fn update(&self, tenant: pb::Tenant) -> Result<pb::Tenant, Status> {
+        let request = pb::UpdateTenantRequest { tenant: Some(tenant), ..Default::default() };
+        Ok(self.tenants().update_tenant(request).await?.into_inner().tenant.unwrap())
+    }
+
+    /// Updates the paths of a mask.
+    pub async fn update_paths(
+        &self,
+        tenant: pb::Tenant,
+        paths: &[&str],
+    ) -> Result<pb::Tenant, Status> {
+        let paths = paths.iter().map(|path| (*path).to_owned()).collect();
+        let request = pb::UpdateTenantRequest {
+            tenant: Some(tenant),
+            update_mask: Some(prost_types::FieldMask { paths }),
+            ..Default::default()
+        };
+        Ok(self.tenants().update_tenant(request).await?.into_inner().tenant.unwrap())
+    }
+
+    pub async fn delete(&self, id: &str) -> Result<pb::Tenant, Status> {
+        let request = pb::DeleteTenantRequest { tenant_id: id.to_owned(), ..Default::default() };
+        Ok(self.tenants().delete_tenant(request).await?.into_inner().tenant.unwrap())
+    }
+
+    pub async fn undelete(&self, id: &str) -> Result<pb::Tenant, Status> {
+        let request = pb::UndeleteTenantRequest { tenant_id: id.to_owned(), ..Default::default() };
+        Ok(self.tenants().undelete_tenant(request).await?.into_inner().tenant.unwrap())
+    }
+
+    /// The ids of the tenants that a filter lists, in order.
+    pub async fn list(&self, filter: &str, order_by: &str) -> Result<Vec<String>, Status> {
+        let request = pb::ListTenantsRequest {
+            filter: filter.to_owned(),
+            order_by: order_by.to_owned(),
+            ..Default::default()
+        };
+        let answer = self.tenants().list_tenants(request).await?.into_inner();
+        Ok(answer.tenants.into_iter().map(|tenant| tenant.tenant_id).collect())
+    }
+}
+
+/// A tenant with just what creating one requires; its name is made from its id.
+pub fn tenant(id: &str) -> pb::Tenant {
+    pb::Tenant {
+        tenant_id: id.to_owned(),
+        name: Some(format!("Tenant {id}")),
+        description: Some(String::new()),
+        r#type: pb::TenantType::Product.into(),
+        organization_kind: pb::OrganizationKind::Enterprise.into(),
+        ..Default::default()
+    }
+}
+
+/// The code and the reason of a refusal, such as `NotFound TENANT_NOT_FOUND`.
+pub fn told(status: &Status) -> String {
+    let details = status.get_error_details();
+    let reason = details.error_info().map_or("no reason", |info| &info.reason);
+    format!("{:?} {reason}", status.code())
+}
+
+/// The fields that a refusal of bad input names.
+pub fn fields(status: &Status) -> Vec<String> {
+    let details = status.get_error_details();
+    let violations = details.bad_request().map(|bad| bad.field_violations.clone());
+    violations.unwrap_or_default().into_iter().map(|violation| violation.field).collect()
+}
+
+/// How many rows a query of the form `select count(*) as number …` counts, seen by a superuser.
+pub async fn count(app: &App, query: &str) -> i64 {
+    #[derive(diesel::QueryableByName)]
+    struct Count {
+        #[diesel(sql_type = diesel::sql_types::BigInt)]
+        number: i64,
+    }
+    let mut conn = app.superuser().await;
+    diesel_async::RunQueryDsl::get_result::<Count>(diesel::sql_query(query), &mut conn)
+        .await
+        .unwrap()
+        .number
+}
