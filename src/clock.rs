@@ -34,7 +34,8 @@ impl Clock {
 
     /// Moves the clock ahead of the machine's time, for tests of what happens days later.
     pub fn advance(&self, by: TimeDelta) {
-        let micros = by.num_microseconds().expect("tests move the clock by less than 292,000 years");
+        let micros =
+            by.num_microseconds().expect("tests move the clock by less than 292,000 years");
         self.offset_micros.fetch_add(micros, Ordering::Relaxed);
     }
 }

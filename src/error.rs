@@ -103,8 +103,10 @@ pub enum Error {
     #[error("{0}")]
     MessageTooLarge(String),
     /// The time that the caller gave is over.
-    #[error("the deadline of the call passed before it was done; a mutation may have happened: \
-             repeat it with the same request_id")]
+    #[error(
+        "the deadline of the call passed before it was done; a mutation may have happened: \
+             repeat it with the same request_id"
+    )]
     DeadlineExceeded,
     /// The caller went away.
     #[error("the call was cancelled")]
@@ -329,7 +331,10 @@ impl Error {
         let mut details = ErrorDetails::with_error_info(
             name_of(reason),
             DOMAIN,
-            metadata.into_iter().map(|(key, value)| (key.to_owned(), value)).collect::<std::collections::HashMap<_, _>>(),
+            metadata
+                .into_iter()
+                .map(|(key, value)| (key.to_owned(), value))
+                .collect::<std::collections::HashMap<_, _>>(),
         );
         match self {
             Self::Invalid(violations) => {
@@ -393,8 +398,7 @@ fn is_about_framing(message: &str) -> bool {
 
 impl From<Error> for Status {
     fn from(error: Error) -> Self {
-        let mut status =
-            Self::with_error_details(error.code(), error.to_string(), error.details());
+        let mut status = Self::with_error_details(error.code(), error.to_string(), error.details());
         status.set_source(Arc::new(error));
         status
     }

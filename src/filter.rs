@@ -6,7 +6,7 @@
 
 use chrono::{DateTime, NaiveDateTime, Utc};
 use diesel::{
-    expression::{is_aggregate, BoxableExpression, ValidGrouping},
+    expression::{BoxableExpression, ValidGrouping, is_aggregate},
     pg::Pg,
     prelude::*,
     query_builder::QueryFragment,
@@ -142,10 +142,7 @@ pub fn read_order(text: &str, fields: &[&'static str]) -> Result<Order> {
         _ => ("", false),
     };
     let field = fields.iter().find(|field| **field == name).ok_or_else(|| {
-        let what = format!(
-            "is not one of {}, possibly followed by \" desc\"",
-            fields.join(", ")
-        );
+        let what = format!("is not one of {}, possibly followed by \" desc\"", fields.join(", "));
         refuse("order_by", what)
     })?;
     Ok(Order { field, descending })
@@ -164,10 +161,7 @@ fn check(text: &str, fields: &'static [Field]) -> Result<Vec<Term>, String> {
     }
     let terms = parse(text)?;
     if terms.len() > TERMS_MAX {
-        return Err(format!(
-            "has {} terms, of which at most {TERMS_MAX} are allowed",
-            terms.len()
-        ));
+        return Err(format!("has {} terms, of which at most {TERMS_MAX} are allowed", terms.len()));
     }
     terms.into_iter().map(|term| term.check(fields)).collect()
 }
@@ -195,25 +189,23 @@ fn parse(text: &str) -> Result<Vec<RawTerm>, String> {
         return Ok(Vec::new());
     }
     let terms = separated(1.., term, (multispace1, "AND", multispace1));
-    delimited(multispace0, terms, multispace0)
-        .parse(text)
-        .map_err(|error| {
-            let position = text[..error.offset()].chars().count() + 1;
-            let rest = text[error.offset()..].trim_start();
-            if rest.starts_with("OR") || rest.starts_with('(') || rest.starts_with(')') {
-                return format!(
-                    "at character {position}: OR and parentheses are not part of the grammar; send \
+    delimited(multispace0, terms, multispace0).parse(text).map_err(|error| {
+        let position = text[..error.offset()].chars().count() + 1;
+        let rest = text[error.offset()..].trim_start();
+        if rest.starts_with("OR") || rest.starts_with('(') || rest.starts_with(')') {
+            return format!(
+                "at character {position}: OR and parentheses are not part of the grammar; send \
                      a request for each alternative"
-                );
-            }
-            let expected = error.inner().to_string();
-            let expected = expected.lines().last().unwrap_or_default();
-            format!(
-                "at character {position}: {}a filter is terms `field operator value` joined by \
+            );
+        }
+        let expected = error.inner().to_string();
+        let expected = expected.lines().last().unwrap_or_default();
+        format!(
+            "at character {position}: {}a filter is terms `field operator value` joined by \
                  AND, such as `name:\"acme\" AND type = PRODUCT`",
-                if expected.is_empty() { String::new() } else { format!("{expected}; ") }
-            )
-        })
+            if expected.is_empty() { String::new() } else { format!("{expected}; ") }
+        )
+    })
 }
 
 fn term(input: &mut &str) -> ModalResult<RawTerm> {
@@ -225,13 +217,9 @@ fn term(input: &mut &str) -> ModalResult<RawTerm> {
             .context(expected("the key of an entry after the dot")),
     ))
     .parse_next(input)?;
-    let operator = delimited(
-        multispace0,
-        alt(("!=", "<=", ">=", "=", ":", "<", ">")),
-        multispace0,
-    )
-    .context(expected("one of the operators = != : < <= > >="))
-    .parse_next(input)?;
+    let operator = delimited(multispace0, alt(("!=", "<=", ">=", "=", ":", "<", ">")), multispace0)
+        .context(expected("one of the operators = != : < <= > >="))
+        .parse_next(input)?;
     let operator = OPERATORS.iter().copied().find(|known| *known == operator).unwrap_or("=");
     let value = cut_err(alt((quoted, bare)).context(expected("a value, quoted if need be")))
         .parse_next(input)?;
@@ -253,8 +241,8 @@ fn dotted<'a>(input: &mut &'a str) -> ModalResult<&'a str> {
 }
 
 fn bare(input: &mut &str) -> ModalResult<Vec<Character>> {
-    let characters =
-        take_while(1.., |c: char| c.is_alphanumeric() || "_-.:@/+*".contains(c)).parse_next(input)?;
+    let characters = take_while(1.., |c: char| c.is_alphanumeric() || "_-.:@/+*".contains(c))
+        .parse_next(input)?;
     Ok(characters
         .chars()
         .map(|c| if c == '*' { Character::Star } else { Character::Plain(c) })
@@ -297,7 +285,9 @@ impl RawTerm {
             }
             (FieldKind::Entry, Some(key)) => key,
             (_, None) => String::new(),
-            (_, Some(key)) => return Err(format!("\"{name}\" has no entries: leave out \".{key}\"")),
+            (_, Some(key)) => {
+                return Err(format!("\"{name}\" has no entries: leave out \".{key}\""));
+            }
         };
         if value.len() > VALUE_MAX {
             return Err(format!(
@@ -308,9 +298,8 @@ impl RawTerm {
         if value.contains(&Character::Plain('\0')) {
             return Err(format!("\"{name}\" is compared with a NUL, which no value holds"));
         }
-        let operators = |allowed: &str| {
-            Err(format!("\"{name}\" takes {allowed}, not \"{operator}\""))
-        };
+        let operators =
+            |allowed: &str| Err(format!("\"{name}\" takes {allowed}, not \"{operator}\""));
         let (test, differs) = match (field.kind, operator) {
             (FieldKind::Text | FieldKind::Entry | FieldKind::Keyword, ":") => {
                 (Test::Text(TextTest::LikeAnyCase(pattern(&value, true))), false)
@@ -519,7 +508,10 @@ mod tests {
 
     #[test]
     fn several_terms_are_joined_by_and() {
-        assert_eq!(check("name = a AND type=CLIENT AND NOT locked = true", FIELDS).unwrap().len(), 3);
+        assert_eq!(
+            check("name = a AND type=CLIENT AND NOT locked = true", FIELDS).unwrap().len(),
+            3
+        );
         assert!(check("   ", FIELDS).unwrap().is_empty());
     }
 

@@ -5,23 +5,23 @@
 //! [`directory`], [`keys`] and [`events`]. `ARCHITECTURE.md` shows them on a map.
 
 pub mod cli;
-pub mod config;
-pub mod start;
-pub mod server;
-pub mod edge;
-pub mod rpc;
-pub mod tenants;
-pub mod directory;
-pub mod keys;
-pub mod events;
-pub mod db;
-pub mod filter;
-pub mod page;
-pub mod wire;
-pub mod error;
 pub mod clock;
-pub mod telemetry;
+pub mod config;
+pub mod db;
+pub mod directory;
+pub mod edge;
+pub mod error;
+pub mod events;
+pub mod filter;
+pub mod keys;
+pub mod page;
+pub mod rpc;
 pub(crate) mod schema;
+pub mod server;
+pub mod start;
+pub mod telemetry;
+pub mod tenants;
+pub mod wire;
 
 /// The messages, clients and servers that the protos declare.
 pub mod pb {

@@ -113,7 +113,8 @@ async fn create_key(settings: Settings) -> Result<(), Failure> {
         let shared = &started.shared;
         let deadline = Instant::now() + TIMEOUT;
         let made =
-            start::create_admin_key(&shared.database, &shared.master, &shared.clock, deadline).await;
+            start::create_admin_key(&shared.database, &shared.master, &shared.clock, deadline)
+                .await;
         if let Some(cluster) = started.cluster {
             cluster.stop().await;
         }
@@ -144,7 +145,8 @@ async fn health(settings: &Settings) -> Result<(), Failure> {
         .connect()
         .await
         .map_err(|_| format!("nothing answers on {}", settings.listen))?;
-    let answer = HealthClient::new(channel).check(HealthCheckRequest::default()).await?.into_inner();
+    let answer =
+        HealthClient::new(channel).check(HealthCheckRequest::default()).await?.into_inner();
     let status = answer.status();
     if status == tonic_health::pb::health_check_response::ServingStatus::Serving {
         println!("serving");

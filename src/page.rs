@@ -3,7 +3,7 @@
 //! A token is a place, never a permission. It is bound to its list, filter and order, and carries the
 //! last two, so that the next page can be asked for with the token alone (3-19).
 
-use base64::{engine::general_purpose::URL_SAFE_NO_PAD, Engine as _};
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};

@@ -83,7 +83,10 @@ impl Shared {
 }
 
 /// Everything that answers on the port, and what tells its health.
-pub async fn router(shared: Arc<Shared>, metrics: Metrics) -> Result<(axum::Router, HealthReporter)> {
+pub async fn router(
+    shared: Arc<Shared>,
+    metrics: Metrics,
+) -> Result<(axum::Router, HealthReporter)> {
     let (health, health_service) = tonic_health::server::health_reporter();
     for service in SERVICES {
         health.set_service_status(*service, tonic_health::ServingStatus::Serving).await;

@@ -9,7 +9,9 @@ use std::{
     time::Duration,
 };
 
-use diesel_async::{AsyncConnection as _, AsyncPgConnection, RunQueryDsl as _, SimpleAsyncConnection as _};
+use diesel_async::{
+    AsyncConnection as _, AsyncPgConnection, RunQueryDsl as _, SimpleAsyncConnection as _,
+};
 use secrecy::SecretString;
 use tokio::time::Instant;
 
@@ -134,9 +136,8 @@ pub async fn start(settings: Arc<Settings>) -> Result<Started, StartError> {
 /// Starts the private cluster and brings its schema up to date; answers the service's URL.
 async fn private_database(data_dir: &Path) -> Result<(SecretString, Cluster), StartError> {
     let cluster = Cluster::start(data_dir).await?;
-    let (owner, service) = create_database(&cluster, PRIVATE_DATABASE)
-        .await
-        .map_err(StartError::PrivateDatabase)?;
+    let (owner, service) =
+        create_database(&cluster, PRIVATE_DATABASE).await.map_err(StartError::PrivateDatabase)?;
     for name in migrate::migrate(&owner, &service).await? {
         tracing::info!(migration = name, "migrated");
     }
@@ -276,11 +277,8 @@ pub async fn create_admin_key(
     }
     let told = keys::wire::message(key, "", master, now);
     let correlation_id = clock.uuid().to_string();
-    let origin = Origin {
-        method: "tenantry key create",
-        actor: "system",
-        correlation_id: &correlation_id,
-    };
+    let origin =
+        Origin { method: "tenantry key create", actor: "system", correlation_id: &correlation_id };
     let event = Event {
         kind: "api_key.created",
         account_id: None,

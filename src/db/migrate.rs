@@ -34,8 +34,10 @@ pub enum MigrateError {
         source: tokio_postgres::Error,
     },
     /// A statement failed.
-    #[error("the roles of the database cannot be prepared (the login of migrate.database_url must be \
-             allowed to create roles): {0}")]
+    #[error(
+        "the roles of the database cannot be prepared (the login of migrate.database_url must be \
+             allowed to create roles): {0}"
+    )]
     Prepare(#[from] diesel::result::Error),
     /// A migration failed.
     #[error("a migration failed, and what it did is undone: {0}")]

@@ -12,11 +12,12 @@ use std::time::Duration;
 
 use diesel::sql_types;
 use diesel_async::{
+    AnsiTransactionManager, AsyncConnection as _, AsyncPgConnection, RunQueryDsl,
+    TransactionManager,
     pooled_connection::{
-        deadpool::{Object, Pool},
         AsyncDieselConnectionManager, ManagerConfig, RecyclingMethod,
+        deadpool::{Object, Pool},
     },
-    AnsiTransactionManager, AsyncConnection as _, AsyncPgConnection, RunQueryDsl, TransactionManager,
 };
 use secrecy::{ExposeSecret as _, SecretString};
 use tokio::time::Instant;

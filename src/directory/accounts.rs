@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, Utc};
 use diesel::{
-    dsl::{not, Filter},
+    dsl::{Filter, not},
     pg::Pg,
     prelude::*,
 };
@@ -17,13 +17,13 @@ use crate::{
     page::{Asked, Page, Place},
     pb,
     rpc::{
-        mutate::{check_etag, etag, Change},
-        permit::json_of,
         Call,
+        mutate::{Change, check_etag, etag},
+        permit::json_of,
     },
     schema::accounts,
     seek,
-    wire::{id, text, timestamp, Fields},
+    wire::{Fields, id, text, timestamp},
 };
 
 /// An organisation that operates tenants and publishes applications.
@@ -132,7 +132,8 @@ pub(super) async fn update(
     request: &pb::UpdateAccountRequest,
 ) -> Result<Account> {
     let pb = request.account.as_ref().ok_or(Error::invalid("account", "is required"))?;
-    let named = super::service::masked(request.update_mask.as_ref(), &[("name", pb.name.is_some())])?;
+    let named =
+        super::service::masked(request.update_mask.as_ref(), &[("name", pb.name.is_some())])?;
     let name = if named.contains(&"name") {
         Some(read_name(pb).map_err(|why| Error::invalid("account.name", why))?)
     } else {
@@ -252,7 +253,8 @@ impl Query {
                     return Err(Error::internal(format!("no condition for the field {field}")));
                 }
             };
-            query = if term.negated { query.filter(not(condition)) } else { query.filter(condition) };
+            query =
+                if term.negated { query.filter(not(condition)) } else { query.filter(condition) };
         }
         let behind = |place: &Place| accounts::account_id.gt(place.id.clone());
         let after = self.page.after.as_ref();

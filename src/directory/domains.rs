@@ -12,9 +12,9 @@ use crate::{
     page::{Asked, Page, Place},
     pb,
     rpc::{
-        mutate::{check_etag, etag, Change},
-        permit::json_of,
         Call,
+        mutate::{Change, check_etag, etag},
+        permit::json_of,
     },
     schema::domains,
     seek,
@@ -72,8 +72,7 @@ pub(super) async fn create(change: &mut Change<'_>, domain_id: &str) -> Result<D
 }
 
 async fn insert(change: &mut Change<'_>, domain_id: &str) -> Result<Option<Domain>> {
-    let domain =
-        Domain { domain_id: domain_id.to_owned(), create_time: change.now, version: 1 };
+    let domain = Domain { domain_id: domain_id.to_owned(), create_time: change.now, version: 1 };
     let rows = diesel::insert_into(domains::table)
         .values(&domain)
         .on_conflict_do_nothing()
@@ -167,7 +166,8 @@ impl Query {
                     return Err(Error::internal(format!("no condition for the field {field}")));
                 }
             };
-            query = if term.negated { query.filter(not(condition)) } else { query.filter(condition) };
+            query =
+                if term.negated { query.filter(not(condition)) } else { query.filter(condition) };
         }
         let behind = |place: &Place| domains::domain_id.gt(place.id.clone());
         let after = self.page.after.as_ref();

@@ -13,13 +13,13 @@ use crate::{
     page::{Asked, Page, Place},
     pb,
     rpc::{
-        mutate::{check_etag, etag, Change},
-        permit::json_of,
         Call,
+        mutate::{Change, check_etag, etag},
+        permit::json_of,
     },
     schema::environments,
     seek,
-    wire::{id, text, timestamp, Fields},
+    wire::{Fields, id, text, timestamp},
 };
 
 const POSITION_MAX: i32 = 10_000;
@@ -67,7 +67,8 @@ impl TryFrom<&pb::CreateEnvironmentRequest> for NewEnvironment {
     type Error = Error;
 
     fn try_from(request: &pb::CreateEnvironmentRequest) -> Result<Self> {
-        let pb = request.environment.as_ref().ok_or(Error::invalid("environment", "is required"))?;
+        let pb =
+            request.environment.as_ref().ok_or(Error::invalid("environment", "is required"))?;
         let mut fields = Fields::default();
         let environment_id = fields.take("environment.environment_id", id(&pb.environment_id));
         if pb.environment_id == ANY_ENVIRONMENT {
@@ -145,7 +146,8 @@ pub(super) async fn update(
     let position = named.contains(&"position").then(|| {
         fields.take(
             "environment.position",
-            read_position(pb.position).and_then(|position| position.ok_or("is required".to_owned())),
+            read_position(pb.position)
+                .and_then(|position| position.ok_or("is required".to_owned())),
         )
     });
     fields.finish()?;
@@ -251,7 +253,9 @@ impl Query {
         let mut query = environments::table.into_boxed::<Pg>();
         for term in &self.terms {
             let condition: Condition<environments::table> = match (term.field, &term.test) {
-                ("environment_id", Test::Text(test)) => filter::text(environments::environment_id, test),
+                ("environment_id", Test::Text(test)) => {
+                    filter::text(environments::environment_id, test)
+                }
                 ("name", Test::Text(test)) => filter::text(environments::name, test),
                 ("create_time", Test::Time(comparison, time)) => {
                     filter::time(environments::create_time, *comparison, *time)
@@ -260,7 +264,8 @@ impl Query {
                     return Err(Error::internal(format!("no condition for the field {field}")));
                 }
             };
-            query = if term.negated { query.filter(not(condition)) } else { query.filter(condition) };
+            query =
+                if term.negated { query.filter(not(condition)) } else { query.filter(condition) };
         }
         let behind = |place: &Place| environments::environment_id.gt(place.id.clone());
         let after = self.page.after.as_ref();

@@ -7,8 +7,8 @@ use tonic::{Request, Response, Status};
 use super::{accounts, domains, environments};
 use crate::{
     error::{Error, Result, Violation},
-    pb::{self, directory_service_server::DirectoryService, ErrorReason},
-    rpc::{mutate::Change, Call},
+    pb::{self, ErrorReason, directory_service_server::DirectoryService},
+    rpc::{Call, mutate::Change},
     server::Shared,
 };
 
@@ -47,7 +47,8 @@ impl DirectoryService for Directory {
             (named, _) => named,
         };
 
-        let account = self.0.read(&call, async |conn| accounts::find(conn, &call, named).await).await?;
+        let account =
+            self.0.read(&call, async |conn| accounts::find(conn, &call, named).await).await?;
 
         let answer = pb::GetAccountResponse { account: Some(account.into()) };
         Ok(Response::new(answer))
@@ -195,7 +196,8 @@ impl DirectoryService for Directory {
     ) -> Result<Response<pb::CreateDomainResponse>, Status> {
         let (call, request) = Call::of(request)?;
         let name = request.domain.as_ref().map_or("", |domain| &domain.domain_id);
-        let new = domains::read_name(name).map_err(|why| Error::invalid("domain.domain_id", why))?;
+        let new =
+            domains::read_name(name).map_err(|why| Error::invalid("domain.domain_id", why))?;
 
         let answer = self
             .0
@@ -215,10 +217,8 @@ impl DirectoryService for Directory {
     ) -> Result<Response<pb::GetDomainResponse>, Status> {
         let (call, request) = Call::of(request)?;
 
-        let domain = self
-            .0
-            .read(&call, async |conn| domains::find(conn, &request.domain_id).await)
-            .await?;
+        let domain =
+            self.0.read(&call, async |conn| domains::find(conn, &request.domain_id).await).await?;
 
         let answer = pb::GetDomainResponse { domain: Some(domain.into()) };
         Ok(Response::new(answer))
@@ -276,7 +276,8 @@ pub(super) fn masked(
         let text = format!("names \"{path}\", which cannot be changed; what can: {names}");
         Violation::of(ErrorReason::ImmutableField, "update_mask", text)
     };
-    let unknown = paths.iter().filter(|path| known(path).is_none()).map(refused).collect::<Vec<_>>();
+    let unknown =
+        paths.iter().filter(|path| known(path).is_none()).map(refused).collect::<Vec<_>>();
     if unknown.is_empty() {
         Ok(paths.iter().filter_map(known).collect())
     } else {

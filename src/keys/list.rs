@@ -10,7 +10,7 @@ use super::{
     model::{ApiKey, KeyScope},
     roles::ROLES,
     secret::KeyRef,
-    store::{keys_of, Condition},
+    store::{Condition, keys_of},
 };
 use crate::{
     error::{Error, Result},
@@ -164,7 +164,9 @@ impl KeyQuery {
                 let is: Condition = filter::time(end.assume_not_null(), *comparison, *time);
                 Box::new(end.is_not_null().and(is))
             }
-            (field, _) => return Err(Error::internal(format!("no condition for the field {field}"))),
+            (field, _) => {
+                return Err(Error::internal(format!("no condition for the field {field}")));
+            }
         })
     }
 }

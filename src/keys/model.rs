@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use super::{
     master::MasterKey,
-    roles::{permissions_of, Role},
+    roles::{Role, permissions_of},
     secret::{Digest, KeyRef, KeySecret},
 };
 use crate::{schema::api_keys, text_enum};

@@ -10,25 +10,25 @@ use uuid::Uuid;
 use super::{
     list,
     model::{
-        is_secret_of, new_ref, roles_named, route_of_account, route_of_tenant, ApiKey, KeyScope,
-        ResolvedKey, ROUTE_OF_SYSTEM,
+        ApiKey, KeyScope, ROUTE_OF_SYSTEM, ResolvedKey, is_secret_of, new_ref, roles_named,
+        route_of_account, route_of_tenant,
     },
     roles::permissions_of,
     secret::{self, KeySecret, KeyText},
     store::{self, ResolvedTenant},
     verdict::{self, Check, Question},
-    wire::{message, NewApiKey},
+    wire::{NewApiKey, message},
 };
 use crate::{
     db::{Role as DatabaseRole, Scope},
     directory,
     error::{Error, Kind, Result},
     events::outbox::Event,
-    pb::{self, key_service_server::KeyService, ErrorReason, VerifyCode},
+    pb::{self, ErrorReason, VerifyCode, key_service_server::KeyService},
     rpc::{
-        mutate::{check_etag, Change},
-        permit::json_of,
         Call, TenantOfCall,
+        mutate::{Change, check_etag},
+        permit::json_of,
     },
     schema::tenants as tenants_table,
     server::Shared,
@@ -134,7 +134,8 @@ impl KeyService for Keys {
             .await?;
 
         let tenant_id = call.caller.tenant.as_ref().map_or("", |tenant| &tenant.tenant_id);
-        let key = own.ok_or_else(|| Error::not_found(Kind::ApiKey, call.caller.key_id.to_string()))?;
+        let key =
+            own.ok_or_else(|| Error::not_found(Kind::ApiKey, call.caller.key_id.to_string()))?;
         Ok(Response::new(pb::WhoAmIResponse {
             api_key: Some(message(key, tenant_id, &self.0.master, self.0.clock.now())),
             account_id: call.account.clone().unwrap_or_default(),
@@ -485,8 +486,7 @@ fn covers(scope: &Scope, key: &ResolvedKey, tenant: Option<&ResolvedTenant>) -> 
 }
 
 fn not_found(why: String, explain: bool) -> pb::VerifyKeyResponse {
-    let check =
-        Check { name: "found", code: VerifyCode::NotFound, passed: false, message: why };
+    let check = Check { name: "found", code: VerifyCode::NotFound, passed: false, message: why };
     pb::VerifyKeyResponse {
         code: VerifyCode::NotFound.into(),
         checks: if explain { vec![check.into()] } else { vec![] },

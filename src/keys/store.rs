@@ -27,9 +27,7 @@ pub type Condition = Box<dyn BoxableExpression<api_keys::table, Pg, SqlType = Bo
 /// more what is within the scope.
 pub fn keys_of(call: &Call) -> Filter<api_keys::table, Condition> {
     let within: Condition = match (&call.tenant, &call.account, &call.scope) {
-        (Some(tenant), ..) => {
-            Box::new(api_keys::tenant_uid.is_not_distinct_from(Some(tenant.uid)))
-        }
+        (Some(tenant), ..) => Box::new(api_keys::tenant_uid.is_not_distinct_from(Some(tenant.uid))),
         (None, Some(account), _) => {
             Box::new(api_keys::account_id.is_not_distinct_from(Some(account.clone())))
         }

@@ -3,7 +3,7 @@
 use chrono::{DateTime, Utc};
 
 use super::{
-    model::{roles_named, state, KeyState, ResolvedKey},
+    model::{KeyState, ResolvedKey, roles_named, state},
     roles::permissions_of,
 };
 use crate::{pb::VerifyCode, tenants::model::TenantState};

@@ -5,14 +5,14 @@ use chrono::{DateTime, Utc};
 use super::{
     master::MasterKey,
     model::{ApiKey, KeyScope, KeyState},
-    roles::{Role, RESELLER, ROLES},
+    roles::{RESELLER, ROLES, Role},
     verdict::Check,
 };
 use crate::{
     error::{Error, Result},
     pb,
     rpc::mutate::etag,
-    wire::{id, text, time, timestamp, Fields},
+    wire::{Fields, id, text, time, timestamp},
 };
 
 /// What a caller may say of a new key. Whose it is and what its secret is are joined later.
@@ -49,7 +49,8 @@ impl NewApiKey {
         let roles = fields.take("api_key.roles", read_roles(&pb.roles));
         let environment = fields.take("api_key.environment", optional(&pb.environment, id));
         let reseller_id = fields.take("api_key.reseller_id", optional(&pb.reseller_id, short));
-        let expire_time = fields.take("api_key.expire_time", read_end(pb.expire_time.as_ref(), now));
+        let expire_time =
+            fields.take("api_key.expire_time", read_end(pb.expire_time.as_ref(), now));
         let is_reseller = pb.roles.iter().any(|role| role == RESELLER);
         if is_reseller && (pb.roles.len() > 1 || pb.reseller_id.is_empty()) {
             fields.refuse(
@@ -84,7 +85,9 @@ fn read_scope(scope: i32) -> Result<Option<KeyScope>, String> {
         Ok(pb::ApiKeyScope::System) => Ok(Some(KeyScope::System)),
         Ok(pb::ApiKeyScope::Account) => Ok(Some(KeyScope::Account)),
         Ok(pb::ApiKeyScope::Tenant) => Ok(Some(KeyScope::Tenant)),
-        Err(_) => Err("is API_KEY_SCOPE_SYSTEM, API_KEY_SCOPE_ACCOUNT or API_KEY_SCOPE_TENANT".into()),
+        Err(_) => {
+            Err("is API_KEY_SCOPE_SYSTEM, API_KEY_SCOPE_ACCOUNT or API_KEY_SCOPE_TENANT".into())
+        }
     }
 }
 
@@ -116,12 +119,7 @@ fn read_end(
 }
 
 /// A key as messages carry it; `tenant_id` is the id of its tenant, empty where it has none.
-pub fn message(
-    key: ApiKey,
-    tenant_id: &str,
-    master: &MasterKey,
-    now: DateTime<Utc>,
-) -> pb::ApiKey {
+pub fn message(key: ApiKey, tenant_id: &str, master: &MasterKey, now: DateTime<Utc>) -> pb::ApiKey {
     let api_key_id = key.public_id(master).to_string();
     let state = key.state(now);
     let permissions = key.permissions();

@@ -7,8 +7,8 @@ use std::marker::PhantomData;
 
 use prost::Message;
 use tonic::{
-    codec::{DecodeBuf, Decoder},
     Status,
+    codec::{DecodeBuf, Decoder},
 };
 use tonic_prost::ProstEncoder;
 

@@ -16,9 +16,9 @@ use secrecy::SecretString;
 use tonic::Status;
 
 use super::{
+    Call, Caller, TenantOfCall,
     observe::Observed,
     permit::{Method, Right},
-    Call, Caller, TenantOfCall,
 };
 use crate::{
     clock::Clock,
@@ -28,8 +28,8 @@ use crate::{
     keys::{
         self,
         master::MasterKey,
-        model::{roles_named, state, KeyScope, KeyState},
-        roles::{Role, RESELLER},
+        model::{KeyScope, KeyState, roles_named, state},
+        roles::{RESELLER, Role},
     },
     pb::ErrorReason,
     tenants::{self, model::TenantState},
@@ -150,8 +150,7 @@ impl Identifier {
         observed: &Observed,
     ) -> Result<(Caller, Option<TenantState>)> {
         let text = bearer(headers).ok_or(Error::Unauthenticated)?;
-        let parsed =
-            keys::secret::parse(&self.master, text).map_err(|_| Error::Unauthenticated)?;
+        let parsed = keys::secret::parse(&self.master, text).map_err(|_| Error::Unauthenticated)?;
 
         let mut transaction =
             self.database.begin_as(DatabaseRole::Verifier, observed.deadline).await?;

@@ -125,9 +125,9 @@ impl Call {
     /// When they differ.
     pub fn check_account(&self, field: &str, named: &str) -> Result<()> {
         match &self.account {
-            Some(account) if !named.is_empty() && account != named => Err(Error::Mismatch(format!(
-                "{field} names another account than the key or x-account-id: leave it out"
-            ))),
+            Some(account) if !named.is_empty() && account != named => Err(Error::Mismatch(
+                format!("{field} names another account than the key or x-account-id: leave it out"),
+            )),
             _ => Ok(()),
         }
     }

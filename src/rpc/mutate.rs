@@ -8,8 +8,8 @@
 use std::{sync::Arc, time::Duration};
 
 use aes_gcm::{
-    aead::{Aead as _, Payload},
     Aes256Gcm, KeyInit as _,
+    aead::{Aead as _, Payload},
 };
 use chrono::{DateTime, TimeDelta, Utc};
 use diesel::prelude::*;
@@ -124,8 +124,10 @@ impl Mutator {
                 Err(Error::Contended(_)) if attempt < ATTEMPTS => {
                     // Jitter, so that those who met do not meet again.
                     let jitter = u64::from(rand::random::<u8>());
-                    tokio::time::sleep(Duration::from_millis(u64::from(attempt) * 10 + jitter / 16))
-                        .await;
+                    tokio::time::sleep(Duration::from_millis(
+                        u64::from(attempt) * 10 + jitter / 16,
+                    ))
+                    .await;
                     attempt += 1;
                 }
                 done => return done,

@@ -18,14 +18,14 @@ use http::{HeaderMap, HeaderValue};
 use tokio::time::Instant;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
-use tracing::{field::Empty, Instrument as _, Span};
+use tracing::{Instrument as _, Span, field::Empty};
 use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 
 use super::Call;
 use crate::{
     clock::Clock,
     edge::Peer,
-    error::{name_of, source_of, Error, Violation},
+    error::{Error, Violation, name_of, source_of},
     pb::ErrorReason,
     telemetry::{self, Metrics},
 };
@@ -116,7 +116,9 @@ pub async fn observe(
 
     let elapsed = start.elapsed();
     observer.metrics.record(&path, told.code, elapsed);
-    span.in_scope(|| log(&path, is_grpc, &response, &told, call.get(), peer, elapsed, &correlation_id));
+    span.in_scope(|| {
+        log(&path, is_grpc, &response, &told, call.get(), peer, elapsed, &correlation_id)
+    });
     response
 }
 
@@ -150,11 +152,7 @@ fn dress(response: &mut Response, correlation_id: &str) -> Told {
     details.set_request_info(correlation_id, "");
     let dressed = Status::with_error_details(ours.code(), ours.message(), details);
     *response = dressed.into_http();
-    Told {
-        code: ours.code(),
-        reason: source_of(&ours).map(Error::reason),
-        status: Some(ours),
-    }
+    Told { code: ours.code(), reason: source_of(&ours).map(Error::reason), status: Some(ours) }
 }
 
 #[expect(clippy::too_many_arguments, reason = "the one log line tells all there is to tell")]
@@ -169,7 +167,8 @@ fn log(
     correlation_id: &str,
 ) {
     let method = path.trim_start_matches('/');
-    let code = if is_grpc { format!("{:?}", told.code) } else { response.status().as_u16().to_string() };
+    let code =
+        if is_grpc { format!("{:?}", told.code) } else { response.status().as_u16().to_string() };
     let reason = told.reason.map(name_of);
     let duration_ms = elapsed.as_secs_f64() * 1000.0;
     let key = call.map(|call| call.caller.key_id.to_string());
@@ -274,13 +273,15 @@ fn check_form(headers: &HeaderMap) -> Result<Duration, Violation> {
     let Some(timeout) = headers.get("grpc-timeout") else {
         return Ok(DEADLINE_DEFAULT);
     };
-    timeout.to_str().ok().and_then(read_timeout).map(|left| left.min(DEADLINE_MAX)).ok_or_else(|| {
-        Violation::of(
-            ErrorReason::InvalidMetadata,
-            "grpc-timeout",
-            "is not 1 to 8 digits and one of the units H, M, S, m, u, n",
-        )
-    })
+    timeout.to_str().ok().and_then(read_timeout).map(|left| left.min(DEADLINE_MAX)).ok_or_else(
+        || {
+            Violation::of(
+                ErrorReason::InvalidMetadata,
+                "grpc-timeout",
+                "is not 1 to 8 digits and one of the units H, M, S, m, u, n",
+            )
+        },
+    )
 }
 
 /// Reads a timeout as the gRPC protocol writes it.

@@ -71,7 +71,8 @@ impl Method {
 
 /// A message as JSON with the names of the proto, as events keep it.
 pub(crate) fn json_of<M: prost::Message + prost::Name>(message: &M) -> serde_json::Value {
-    let descriptor = POOL.get_message_by_name(&M::full_name()).expect("every message is in the pool");
+    let descriptor =
+        POOL.get_message_by_name(&M::full_name()).expect("every message is in the pool");
     let mut dynamic = prost_reflect::DynamicMessage::new(descriptor);
     dynamic.transcode_from(message).expect("a message has the form of its own descriptor");
     debug_assert_eq!(dynamic.descriptor().full_name(), M::full_name());
@@ -91,7 +92,8 @@ mod tests {
         for service in POOL.services() {
             for method in service.methods() {
                 let path = format!("/{}/{}", service.full_name(), method.name());
-                let found = Method::find(&path).unwrap_or_else(|| panic!("{path} declares no right"));
+                let found =
+                    Method::find(&path).unwrap_or_else(|| panic!("{path} declares no right"));
 
                 if let Right::Permission(permission) = &found.right {
                     assert!(PERMISSIONS.contains(&permission.as_str()), "{path}: {permission}");

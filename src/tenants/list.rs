@@ -1,11 +1,6 @@
 //! Which tenants a list shows, in which order (3-17 to 3-19, 1-40).
 
-use diesel::{
-    dsl::not,
-    pg::Pg,
-    prelude::*,
-    sql_types::Text,
-};
+use diesel::{dsl::not, pg::Pg, prelude::*, sql_types::Text};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use uuid::Uuid;
 
@@ -13,7 +8,7 @@ use super::{
     model::{
         ContractMode, OrganizationKind, ServiceLine, Tenant, TenantRecord, TenantState, TenantType,
     },
-    store::{complete, tenants_in, Claim, Condition},
+    store::{Claim, Condition, complete, tenants_in},
 };
 use crate::{
     db::Scope,
@@ -53,7 +48,10 @@ const FIELDS: &[Field] = &[
     },
     Field { name: "state", kind: choice("TENANT_STATE_", TenantState::TEXTS) },
     Field { name: "type", kind: choice("TENANT_TYPE_", TenantType::TEXTS) },
-    Field { name: "organization_kind", kind: choice("ORGANIZATION_KIND_", OrganizationKind::TEXTS) },
+    Field {
+        name: "organization_kind",
+        kind: choice("ORGANIZATION_KIND_", OrganizationKind::TEXTS),
+    },
     Field { name: "create_time", kind: FieldKind::Time },
 ];
 
@@ -111,11 +109,8 @@ impl TenantQuery {
         }
         for term in &self.terms {
             let condition = condition(term)?;
-            query = if term.negated {
-                query.filter(not(condition))
-            } else {
-                query.filter(condition)
-            };
+            query =
+                if term.negated { query.filter(not(condition)) } else { query.filter(condition) };
         }
         let after = match &self.page.after {
             None => None,
@@ -140,7 +135,8 @@ impl TenantQuery {
             }
             "locked" => seek!(query, tenants::lock_mode.is_not_null(), after.map(truth), down),
             "service_provider" => {
-                let is_provider = || tenants::organization_kind.eq(OrganizationKind::ServiceProvider);
+                let is_provider =
+                    || tenants::organization_kind.eq(OrganizationKind::ServiceProvider);
                 seek!(query, is_provider(), after.map(truth), down)
             }
             "authentication_account" => {
@@ -256,9 +252,7 @@ fn condition(term: &Term) -> Result<Condition> {
         ("contract_mode", Test::Choice(word)) => Box::new(tenants::contract_mode.eq(*word)),
         ("state", Test::Choice(word)) => Box::new(tenants::state.eq(*word)),
         ("type", Test::Choice(word)) => Box::new(tenants::type_.eq(*word)),
-        ("organization_kind", Test::Choice(word)) => {
-            Box::new(tenants::organization_kind.eq(*word))
-        }
+        ("organization_kind", Test::Choice(word)) => Box::new(tenants::organization_kind.eq(*word)),
         ("create_time", Test::Time(comparison, time)) => {
             filter::time(tenants::create_time, *comparison, *time)
         }

@@ -233,7 +233,12 @@ impl Tenant {
     /// # Errors
     ///
     /// When it is deleted already.
-    pub fn delete(&mut self, by: String, now: DateTime<Utc>, purge_time: DateTime<Utc>) -> Result<()> {
+    pub fn delete(
+        &mut self,
+        by: String,
+        now: DateTime<Utc>,
+        purge_time: DateTime<Utc>,
+    ) -> Result<()> {
         if self.state == TenantState::Deleted {
             return Err(self.refuse_transition("is deleted already"));
         }
@@ -277,7 +282,10 @@ impl Tenant {
                 reason: ErrorReason::TenantNotActive,
                 kind: Kind::ParentTenant,
                 id: self.tenant_id.clone(),
-                message: format!("the parent tenant is {}: it takes no children", self.state.as_str()),
+                message: format!(
+                    "the parent tenant is {}: it takes no children",
+                    self.state.as_str()
+                ),
             });
         }
         if self.tenant_type == TenantType::Client && !is_provider {
@@ -421,7 +429,9 @@ pub(crate) mod tests {
     fn a_generated_code_has_the_characters_of_the_rule() {
         let code = generated_code(5);
 
-        assert!(code.len() == 5 && code.chars().all(|c| c.is_ascii_uppercase() || c.is_ascii_digit()));
+        assert!(
+            code.len() == 5 && code.chars().all(|c| c.is_ascii_uppercase() || c.is_ascii_digit())
+        );
         assert!(crate::wire::id(&generated_id()).is_ok());
     }
 }

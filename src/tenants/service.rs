@@ -10,8 +10,8 @@ use uuid::Uuid;
 use super::{
     list,
     model::{
-        generated_code, generated_id, ContractMode, History, OrganizationKind, Tenant, TenantRecord,
-        TenantState, TenantType,
+        ContractMode, History, OrganizationKind, Tenant, TenantRecord, TenantState, TenantType,
+        generated_code, generated_id,
     },
     store::{self, Claim},
     wire::{NewTenant, TenantPatch},
@@ -21,11 +21,11 @@ use crate::{
     error::{Error, Kind, Result, Violation},
     events::outbox::Event,
     keys::model::KeyScope,
-    pb::{self, tenant_service_server::TenantService, ErrorReason},
+    pb::{self, ErrorReason, tenant_service_server::TenantService},
     rpc::{
-        mutate::{check_etag, Change},
-        permit::json_of,
         Call,
+        mutate::{Change, check_etag},
+        permit::json_of,
     },
     server::Shared,
 };
@@ -193,9 +193,7 @@ async fn look_up(
             let key = hostname.to_ascii_lowercase();
             (store::by_claim(conn, scope, Claim::Hostname, &key).await?, key)
         }
-        Selector::ExternalId(pb::ExternalId { key, value })
-            if storable(key) && storable(value) =>
-        {
+        Selector::ExternalId(pb::ExternalId { key, value }) if storable(key) && storable(value) => {
             let mut found = store::by_external_id(conn, scope, key, value).await?;
             if found.len() > 1 {
                 return Err(Error::WrongState {
@@ -222,8 +220,6 @@ async fn look_up(
 fn storable(value: &str) -> bool {
     !value.is_empty() && !value.contains('\0')
 }
-
-
 
 impl Tenants {
     async fn create(&self, change: &mut Change<'_>, new: &NewTenant) -> Result<TenantRecord> {
@@ -442,9 +438,10 @@ impl Tenants {
 /// The parent of a new tenant, held until the transaction ends (1-09, 1-10).
 async fn parent_of(change: &mut Change<'_>, new: &NewTenant) -> Result<Option<Tenant>> {
     let call = change.call;
-    let own = call.tenant.as_ref().filter(|_| {
-        new.tenant_type == TenantType::Client || call.caller.scope == KeyScope::Tenant
-    });
+    let own = call
+        .tenant
+        .as_ref()
+        .filter(|_| new.tenant_type == TenantType::Client || call.caller.scope == KeyScope::Tenant);
     let id = match (&*new.parent_tenant_id, own) {
         ("", Some(own)) => &own.tenant_id,
         ("", None) if new.tenant_type == TenantType::Client => {
@@ -465,11 +462,7 @@ async fn parent_of(change: &mut Change<'_>, new: &NewTenant) -> Result<Option<Te
 /// Claims what is unique about a new tenant.
 ///
 /// What was not chosen is made anew, and longer, when it is taken (1-04).
-async fn claim_names(
-    change: &mut Change<'_>,
-    new: &NewTenant,
-    tenant: &mut Tenant,
-) -> Result<()> {
+async fn claim_names(change: &mut Change<'_>, new: &NewTenant, tenant: &mut Tenant) -> Result<()> {
     let now = change.now;
     let taken = |what: &'static str, id: &str| {
         Err(Error::AlreadyExists { kind: Kind::Tenant, what, id: id.to_owned() })

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use chrono::{DateTime, Utc};
 use diesel::{
-    dsl::{exists, Filter},
+    dsl::{Filter, exists},
     pg::Pg,
     prelude::*,
     result::{DatabaseErrorKind, Error as DieselError},

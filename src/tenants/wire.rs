@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use prost_types::{value::Kind as JsonKind, Struct};
+use prost_types::{Struct, value::Kind as JsonKind};
 use serde_json::{Map, Value};
 
 use super::model::{
@@ -13,7 +13,7 @@ use crate::{
     error::{Error, Result},
     pb::{self, ErrorReason},
     rpc::mutate::etag,
-    wire::{dns_name, email, id, prose, text, timestamp, Fields},
+    wire::{Fields, dns_name, email, id, prose, text, timestamp},
 };
 
 const NAME_MAX: usize = 80;
@@ -65,7 +65,8 @@ impl TryFrom<&pb::CreateTenantRequest> for NewTenant {
         let Some(pb) = &request.tenant else {
             return Err(Error::invalid("tenant", "is required"));
         };
-        let optional_id = |value: &str| if value.is_empty() { Ok(None) } else { id(value).map(Some) };
+        let optional_id =
+            |value: &str| if value.is_empty() { Ok(None) } else { id(value).map(Some) };
         let tenant_id = fields.take("tenant.tenant_id", optional_id(&pb.tenant_id));
         let account_id = fields.take("tenant.account_id", optional_id(&pb.account_id));
         let parent = pb.parent_tenant_id.as_deref().unwrap_or_default();
@@ -331,14 +332,8 @@ fn present_paths(pb: &pb::Tenant) -> Vec<String> {
         add("contact.email", !email.is_empty());
     }
     if let Some(address) = &pb.address {
-        let pb::Address {
-            street_address,
-            extended_address,
-            locality,
-            region,
-            post_code,
-            country,
-        } = address;
+        let pb::Address { street_address, extended_address, locality, region, post_code, country } =
+            address;
         add("address.street_address", !street_address.is_empty());
         add("address.extended_address", !extended_address.is_empty());
         add("address.locality", !locality.is_empty());
@@ -451,7 +446,9 @@ impl TenantPatch {
             "name" => tenant.name.clone_from(self.name.as_ref().unwrap_or(&tenant.name.clone())),
             "description" => tenant.description.clone_from(description),
             "tag" => tenant.tag.clone_from(tag),
-            "contract_mode" => tenant.contract_mode = self.contract_mode.unwrap_or(tenant.contract_mode),
+            "contract_mode" => {
+                tenant.contract_mode = self.contract_mode.unwrap_or(tenant.contract_mode)
+            }
             "hostname" => tenant.hostname.clone_from(hostname),
             "default_domain" => tenant.default_domain.clone_from(default_domain),
             "support_email" => tenant.support_email.clone_from(support_email),
@@ -508,7 +505,8 @@ fn read_code(code: Option<&str>) -> Result<Option<String>, String> {
     match code {
         None => Ok(None),
         Some(code)
-            if (4..=64).contains(&code.len()) && code.bytes().all(|b| b.is_ascii_alphanumeric()) =>
+            if (4..=64).contains(&code.len())
+                && code.bytes().all(|b| b.is_ascii_alphanumeric()) =>
         {
             Ok(Some(code.to_owned()))
         }
@@ -592,19 +590,21 @@ fn read_address(pb: &pb::Address, fields: &mut Fields) -> Option<Address> {
 }
 
 /// External ids are opaque: nothing is trimmed (2-10). NUL cannot be stored.
-fn read_external_ids(
-    ids: &BTreeMap<String, String>,
-) -> Result<BTreeMap<String, String>, String> {
+fn read_external_ids(ids: &BTreeMap<String, String>) -> Result<BTreeMap<String, String>, String> {
     if ids.len() > EXTERNAL_IDS_MAX {
         return Err(format!("are {}, of which at most {EXTERNAL_IDS_MAX} are allowed", ids.len()));
     }
     for (key, value) in ids {
         let plain = |b: u8| b.is_ascii_alphanumeric() || b == b'_' || b == b'-';
         if !(1..=64).contains(&key.len()) || !key.bytes().all(plain) {
-            return Err(format!("has the key {key:?}, which is not 1 to 64 of A-Z, a-z, 0-9, _ and -"));
+            return Err(format!(
+                "has the key {key:?}, which is not 1 to 64 of A-Z, a-z, 0-9, _ and -"
+            ));
         }
         if value.chars().count() > 256 || value.contains('\0') {
-            return Err(format!("has for {key:?} a value of more than 256 characters, or with a NUL"));
+            return Err(format!(
+                "has for {key:?} a value of more than 256 characters, or with a NUL"
+            ));
         }
     }
     Ok(ids.clone())
@@ -616,10 +616,11 @@ fn read_labels(labels: &BTreeMap<String, String>) -> Result<Value, String> {
     }
     let mut read = Map::new();
     for (key, value) in labels {
-        let plain =
-            |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"_.-".contains(&b);
+        let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"_.-".contains(&b);
         if !(1..=63).contains(&key.len()) || !key.bytes().all(plain) {
-            return Err(format!("has the key {key:?}, which is not 1 to 63 of a-z, 0-9, _ . and -"));
+            return Err(format!(
+                "has the key {key:?}, which is not 1 to 63 of a-z, 0-9, _ . and -"
+            ));
         }
         let value = text(value, 0, 255).map_err(|why| format!("for {key:?} {why}"))?;
         read.insert(key.clone(), Value::String(value));
