@@ -213,7 +213,7 @@ fn term(input: &mut &str) -> ModalResult<RawTerm> {
     let field = word.context(expected("a field name")).parse_next(input)?.to_owned();
     let key = opt(preceded(
         '.',
-        cut_err(alt((quoted.map(plain), dotted.map(str::to_owned))))
+        cut_err(alt((quoted.map(|characters| plain(&characters)), dotted.map(str::to_owned))))
             .context(expected("the key of an entry after the dot")),
     ))
     .parse_next(input)?;
@@ -260,7 +260,7 @@ fn quoted(input: &mut &str) -> ModalResult<Vec<Character>> {
         .parse_next(input)
 }
 
-fn plain(characters: Vec<Character>) -> String {
+fn plain(characters: &[Character]) -> String {
     let plain = |character: &Character| match character {
         Character::Plain(c) => *c,
         Character::Star => '*',
@@ -309,17 +309,17 @@ impl RawTerm {
                     check_stars(&name, &value)?;
                     TextTest::Like(pattern(&value, false))
                 } else {
-                    TextTest::Equals(plain(value))
+                    TextTest::Equals(plain(&value))
                 };
                 (Test::Text(test), operator == "!=")
             }
-            (FieldKind::Bool, "=") => match &*plain(value) {
+            (FieldKind::Bool, "=") => match &*plain(&value) {
                 "true" => (Test::Bool(true), false),
                 "false" => (Test::Bool(false), false),
                 _ => return Err(format!("\"{name}\" is true or false")),
             },
             (FieldKind::Choice { prefix, words }, "=" | "!=") => {
-                let value = plain(value);
+                let value = plain(&value);
                 let bare = value.strip_prefix(prefix).unwrap_or(&value);
                 let word = words.iter().find(|word| **word == bare);
                 let word =
@@ -328,7 +328,7 @@ impl RawTerm {
             }
             (FieldKind::Time, ":" | "!=") => return operators("=, <, <=, > and >="),
             (FieldKind::Time, _) => {
-                let time = read_time(&plain(value)).ok_or_else(|| {
+                let time = read_time(&plain(&value)).ok_or_else(|| {
                     format!("\"{name}\" is compared with a time such as 2026-11-23T12:00:00Z")
                 })?;
                 (Test::Time(comparison(operator), time), false)
@@ -550,7 +550,7 @@ mod tests {
         let order = |text| read_order(text, &["name", "create_time"]);
 
         assert_eq!(order("").unwrap(), Order { field: "name", descending: false });
-        assert_eq!(order(" create_time  desc").unwrap().descending, true);
+        assert!(order(" create_time  desc").unwrap().descending);
         for wrong in ["x", "name up", "name, create_time", "name desc desc"] {
             assert!(order(wrong).unwrap_err().to_string().contains("name, create_time"), "{wrong}");
         }

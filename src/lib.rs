@@ -16,6 +16,7 @@ pub mod filter;
 pub mod keys;
 pub mod page;
 pub mod rpc;
+#[expect(clippy::wildcard_imports, unreachable_pub, reason = "written by Diesel")]
 pub(crate) mod schema;
 pub mod server;
 pub mod start;
@@ -24,6 +25,7 @@ pub mod tenants;
 pub mod wire;
 
 /// The messages, clients and servers that the protos declare.
+#[expect(clippy::pedantic, clippy::allow_attributes, reason = "generated; not ours to word")]
 pub mod pb {
     tonic::include_proto!("tenantry.v1");
 }

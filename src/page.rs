@@ -192,6 +192,7 @@ mod tests {
 
     const LIST: &[&str] = &["tenantry.v1.TenantService/ListTenants", "acme", ""];
 
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "as rows are passed")]
     fn place(row: &u32) -> Place {
         Place { value: format!("v{row}"), id: row.to_string() }
     }

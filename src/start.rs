@@ -42,7 +42,7 @@ use crate::{
 const START_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How often answers that are kept no longer are cleared away.
-const SWEEP_EVERY: Duration = Duration::from_secs(600);
+const SWEEP_EVERY: Duration = Duration::from_mins(10);
 
 /// The logins and the database within a private cluster.
 const PRIVATE_DATABASE: &str = "tenantry";
@@ -79,7 +79,8 @@ fn chain(error: &Error) -> String {
     let mut text = error.to_string();
     let mut cause = std::error::Error::source(error);
     while let Some(error) = cause {
-        text.push_str(&format!(": {error}"));
+        text.push_str(": ");
+        text.push_str(&error.to_string());
         cause = error.source();
     }
     text

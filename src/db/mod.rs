@@ -62,7 +62,7 @@ impl Scope {
     fn settings(&self) -> Settings {
         let mut settings = Settings::default();
         match self {
-            Self::System => settings.system = "on".to_owned(),
+            Self::System => "on".clone_into(&mut settings.system),
             Self::Account(account) => settings.account.clone_from(account),
             Self::Tenant(tenant) => settings.tenant = tenant.to_string(),
             Self::Tenants(tenants) => {

@@ -101,15 +101,14 @@ fn read_position(position: Option<i32>) -> Result<Option<i32>, String> {
 /// Creates an environment, behind all others unless it says where.
 pub(super) async fn create(change: &mut Change<'_>, new: &NewEnvironment) -> Result<Environment> {
     change.call.require_system("environments")?;
-    let position = match new.position {
-        Some(position) => position,
-        None => {
-            let last: Option<i32> = environments::table
-                .select(diesel::dsl::max(environments::position))
-                .get_result(change.conn())
-                .await?;
-            last.map_or(1, |last| last.saturating_add(1).min(POSITION_MAX))
-        }
+    let position = if let Some(position) = new.position {
+        position
+    } else {
+        let last: Option<i32> = environments::table
+            .select(diesel::dsl::max(environments::position))
+            .get_result(change.conn())
+            .await?;
+        last.map_or(1, |last| last.saturating_add(1).min(POSITION_MAX))
     };
     let environment = Environment {
         environment_id: new.environment_id.clone(),

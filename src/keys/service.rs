@@ -327,14 +327,14 @@ impl Keys {
         let code = verdict::code(&checks);
         let id = secret::KeyRef { route: key.route, number: key.number };
         let roles = roles_named(&key.roles);
-        let (tenant_id, tenant_uid) =
+        let (tenant_id, uid) =
             tenant.map(|tenant| (tenant.tenant_id, tenant.uid.to_string())).unwrap_or_default();
         pb::VerifyKeyResponse {
             valid: code == VerifyCode::Valid,
             code: code.into(),
             account_id: key.account_id.unwrap_or_default(),
             tenant_id,
-            tenant_uid,
+            tenant_uid: uid,
             environment: key.environment.unwrap_or_default(),
             credential_kind: pb::CredentialKind::ApiKey.into(),
             credential_id: id.public_id(&self.0.master).to_string(),

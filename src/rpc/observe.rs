@@ -34,7 +34,7 @@ use crate::{
 const DEADLINE_DEFAULT: Duration = Duration::from_secs(30);
 
 /// How far ahead a deadline counts; a later one is cut to this.
-const DEADLINE_MAX: Duration = Duration::from_secs(3600);
+const DEADLINE_MAX: Duration = Duration::from_hours(1);
 
 /// The metadata that the service reads; each may be there once.
 const READ_ONCE: &[&str] = &[
@@ -117,7 +117,16 @@ pub async fn observe(
     let elapsed = start.elapsed();
     observer.metrics.record(&path, told.code, elapsed);
     span.in_scope(|| {
-        log(&path, is_grpc, &response, &told, call.get(), peer, elapsed, &correlation_id)
+        log(
+            &path,
+            is_grpc,
+            &response,
+            &told,
+            call.get(),
+            peer.as_deref(),
+            elapsed,
+            &correlation_id,
+        );
     });
     response
 }
@@ -162,7 +171,7 @@ fn log(
     response: &Response,
     told: &Told,
     call: Option<&Call>,
-    peer: Option<String>,
+    peer: Option<&str>,
     elapsed: Duration,
     correlation_id: &str,
 ) {

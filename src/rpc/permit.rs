@@ -15,7 +15,10 @@ pub static POOL: LazyLock<DescriptorPool> =
 
 static METHODS: LazyLock<HashMap<String, Method>> = LazyLock::new(|| {
     let methods = POOL.services().flat_map(|service| service.methods().collect::<Vec<_>>());
-    methods.filter_map(Method::read).map(|method| (method.path.clone(), method)).collect()
+    methods
+        .filter_map(|method| Method::read(&method))
+        .map(|method| (method.path.clone(), method))
+        .collect()
 });
 
 /// A method and what it asks of its caller.
@@ -50,7 +53,7 @@ impl Method {
         &self.path[1..]
     }
 
-    fn read(method: MethodDescriptor) -> Option<Self> {
+    fn read(method: &MethodDescriptor) -> Option<Self> {
         let extension = POOL.get_extension_by_name("tenantry.v1.access")?;
         let options = method.options();
         if !options.has_extension(&extension) {
@@ -60,9 +63,8 @@ impl Method {
         let access: pb::Access = access.as_message()?.transcode_to().ok()?;
         let right = match (access.permission.as_str(), access.any_valid_key) {
             ("", true) => Right::AnyValidKey,
-            ("", false) => return None,
+            ("", false) | (_, true) => return None,
             (permission, false) => Right::Permission(permission.to_owned()),
-            (_, true) => return None,
         };
         let path = format!("/{}/{}", method.parent_service().full_name(), method.name());
         Some(Self { path, right, acts_on_tenant: access.acts_on_tenant })

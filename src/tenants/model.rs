@@ -80,6 +80,7 @@ text_enum! {
 }
 
 /// One customer environment of the platform.
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 #[derive(Clone, Debug, PartialEq, HasQuery, Insertable, AsChangeset)]
 #[diesel(table_name = tenants, primary_key(uid), treat_none_as_null = true)]
 #[diesel(check_for_backend(diesel::pg::Pg))]

@@ -29,6 +29,7 @@ const EXTERNAL_IDS_MAX: usize = 16;
 
 /// What a caller may say of a new tenant. Where it belongs and who made it are joined later.
 #[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 #[expect(missing_docs, reason = "each is a field of Tenant, documented there")]
 pub struct NewTenant {
     pub tenant_id: Option<String>,
@@ -447,7 +448,7 @@ impl TenantPatch {
             "description" => tenant.description.clone_from(description),
             "tag" => tenant.tag.clone_from(tag),
             "contract_mode" => {
-                tenant.contract_mode = self.contract_mode.unwrap_or(tenant.contract_mode)
+                tenant.contract_mode = self.contract_mode.unwrap_or(tenant.contract_mode);
             }
             "hostname" => tenant.hostname.clone_from(hostname),
             "default_domain" => tenant.default_domain.clone_from(default_domain),

@@ -11,7 +11,7 @@ use std::{
 };
 
 use diesel_async::{AsyncConnection as _, AsyncPgConnection, SimpleAsyncConnection as _};
-use secrecy::{ExposeSecret as _, SecretString};
+use secrecy::SecretString;
 use tenantry::{
     clock::Clock,
     config::Settings,

@@ -1,4 +1,7 @@
 //! Tests through real gRPC on a real port, against a real Postgres: a file a promise.
 
+#![expect(clippy::unwrap_used, reason = "a test ends where its harness cannot go on")]
+#![expect(unreachable_pub, reason = "everything here is for the tests beside it")]
+
 mod app;
 mod smoke;

@@ -1,0 +1,45 @@
+# The front desk: what is not here does not exist. `make run` and `make test` need Rust and nothing else.
+
+.PHONY: run test check fmt clippy doc proto schema session deny postgres
+
+## Serves, with a private Postgres in the data folder. Settings: make run ARGS="--listen 127.0.0.1:6000"
+run: postgres
+	cargo run -- $(ARGS)
+
+## Runs all tests, against a real Postgres that they start themselves.
+test: postgres
+	cargo test
+
+## All that CI checks besides the tests.
+check: fmt clippy doc proto schema
+
+fmt:
+	cargo fmt --all --check
+
+clippy:
+	cargo clippy --all-targets -- -D warnings
+
+doc:
+	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --document-private-items
+
+## Lints the protos (needs buf: npm install --global @bufbuild/buf).
+proto:
+	buf lint
+	buf format --diff --exit-code
+
+## Compares src/schema.rs with what the migrations make, up, down and up again (needs diesel_cli).
+schema: postgres
+	scripts/check-schema
+
+## Runs the README's session with the real grpcurl, as it is printed there.
+session: postgres
+	cargo build
+	scripts/check-session
+
+## Checks licences and sources of what we depend on (needs cargo-deny).
+deny:
+	cargo deny check bans licenses sources
+
+## Makes sure that Postgres's server binaries are on the machine.
+postgres:
+	@scripts/ensure-postgres
