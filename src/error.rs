@@ -8,6 +8,7 @@
 use std::{sync::Arc, time::Duration};
 
 use diesel::result::{DatabaseErrorKind, Error as DieselError};
+use diesel_async::pooled_connection::deadpool::PoolError;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, PreconditionViolation, StatusExt};
 
@@ -114,6 +115,9 @@ pub enum Error {
     /// The database cannot be reached or is too busy.
     #[error("the database is not available: try again")]
     DatabaseAway(#[source] Source),
+    /// All connections to the database are taken.
+    #[error("the service has more calls under way than it takes on: try again")]
+    Overloaded(#[source] Source),
     /// A bug of ours.
     #[error("an internal error occurred: tell the operator the correlation id")]
     Internal(#[source] Source),
@@ -264,7 +268,7 @@ impl Error {
             Self::MessageTooLarge(_) => Code::ResourceExhausted,
             Self::DeadlineExceeded => Code::DeadlineExceeded,
             Self::Cancelled => Code::Cancelled,
-            Self::DatabaseAway(_) => Code::Unavailable,
+            Self::DatabaseAway(_) | Self::Overloaded(_) => Code::Unavailable,
             Self::Internal(_) => Code::Internal,
         }
     }
@@ -289,6 +293,7 @@ impl Error {
             Self::DeadlineExceeded => ErrorReason::DeadlineExceeded,
             Self::Cancelled => ErrorReason::Cancelled,
             Self::DatabaseAway(_) => ErrorReason::DatabaseUnavailable,
+            Self::Overloaded(_) => ErrorReason::Overloaded,
             Self::Internal(_) => ErrorReason::Internal,
         }
     }
@@ -319,6 +324,7 @@ impl Error {
             | Self::DeadlineExceeded
             | Self::Cancelled
             | Self::DatabaseAway(_)
+            | Self::Overloaded(_)
             | Self::Internal(_) => Vec::new(),
         }
     }
@@ -354,7 +360,7 @@ impl Error {
                     message,
                 )]);
             }
-            Self::Contended(_) | Self::DatabaseAway(_) => {
+            Self::Contended(_) | Self::DatabaseAway(_) | Self::Overloaded(_) => {
                 details.set_retry_info(Some(RETRY_AFTER));
             }
             _ => {}
@@ -431,9 +437,14 @@ impl From<DieselError> for Error {
     }
 }
 
-impl From<diesel_async::pooled_connection::deadpool::PoolError> for Error {
-    fn from(error: diesel_async::pooled_connection::deadpool::PoolError) -> Self {
-        Self::DatabaseAway(error.into())
+impl From<PoolError> for Error {
+    fn from(error: PoolError) -> Self {
+        match error {
+            PoolError::Timeout(deadpool::managed::TimeoutType::Wait) => {
+                Self::Overloaded(error.into())
+            }
+            _ => Self::DatabaseAway(error.into()),
+        }
     }
 }
 

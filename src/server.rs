@@ -6,6 +6,8 @@ use axum::{middleware::from_fn_with_state, routing::get};
 use diesel_async::AsyncPgConnection;
 use tonic::{server::NamedService, service::Routes};
 use tonic_health::server::HealthReporter;
+use tonic_web::GrpcWebLayer;
+use tower::ServiceBuilder;
 
 use crate::{
     clock::Clock,
@@ -116,8 +118,12 @@ pub async fn router(
         .into_axum_router()
         .route("/", get(|| async { WELCOME }))
         .layer(from_fn_with_state(Arc::new(identifier), identify))
-        // Outermost, so that it sees the refusals of everything below it.
-        .layer(from_fn_with_state(Arc::new(observer), observe));
+        // Sees the refusals of everything below it.
+        .layer(from_fn_with_state(Arc::new(observer), observe))
+        // Outermost: below it a call from a browser is a call like others.
+        .layer(ServiceBuilder::new().layer(GrpcWebLayer::new()).map_request(
+            |request: http::Request<tonic::body::Body>| request.map(axum::body::Body::new),
+        ));
     Ok((router, health))
 }
 

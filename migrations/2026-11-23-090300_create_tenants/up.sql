@@ -147,3 +147,7 @@ grant select (uid, tenant_id, account_id, ancestors, state, lock_mode) on tenant
 -- A domain is seen by whoever sees a tenant that has it.
 create policy domains_in_use on domains for select to tenantry_service
     using (exists (select 1 from tenants where tenants.default_domain = domains.domain_id));
+
+-- An account is seen by whoever sees a tenant of it.
+create policy accounts_of_tenants on accounts for select to tenantry_service
+    using (exists (select 1 from tenants where tenants.account_id = accounts.account_id));

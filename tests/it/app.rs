@@ -50,7 +50,7 @@ static COPYING: Mutex<()> = Mutex::const_new(());
 static COUNT: AtomicU32 = AtomicU32::new(0);
 
 /// The cluster that all tests of this process share; it ends with the process.
-async fn cluster() -> &'static Cluster {
+pub async fn cluster() -> &'static Cluster {
     CLUSTER
         .get_or_init(|| async {
             // On a runtime that outlives the test that happens to come first; migrations need one
@@ -339,4 +339,12 @@ pub async fn count(app: &App, query: &str) -> i64 {
         .await
         .unwrap()
         .number
+}
+
+impl Metadata {
+    /// Just a key.
+    pub fn bearer(key: &str) -> Self {
+        let value = format!("Bearer {key}").parse().unwrap();
+        Self(vec![("authorization".parse().unwrap(), value)])
+    }
 }
