@@ -16,7 +16,7 @@ pub mod filter;
 pub mod keys;
 pub mod page;
 pub mod rpc;
-#[expect(clippy::wildcard_imports, unreachable_pub, reason = "written by Diesel")]
+#[allow(clippy::wildcard_imports, unreachable_pub, reason = "written by Diesel")]
 pub(crate) mod schema;
 pub mod server;
 pub mod start;

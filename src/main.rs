@@ -1,6 +1,6 @@
 //! The command line: arguments, settings, telemetry, and then the library.
 
-use std::{process::ExitCode, sync::Arc, time::Duration};
+use std::{io::Write as _, process::ExitCode, sync::Arc, time::Duration};
 
 use clap::Parser as _;
 use tenantry::{
@@ -63,25 +63,25 @@ async fn serve(settings: Settings) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Tells a person how to make the first call.
+/// Tells a person how to make the first call; nobody need be listening.
 fn greet(address: std::net::SocketAddr, started: &start::Started) {
-    let tls = started.shared.settings.tls.cert.is_some();
-    let plaintext = if tls { "" } else { "-plaintext " };
-    println!("tenantry serves on {address}");
-    if let Some(path) = &started.root_key {
-        println!("the first key is in {}; try:", path.display());
-        println!(
-            "  grpcurl {plaintext}-H \"authorization: Bearer $(cat '{}')\" {address} \
-             tenantry.v1.KeyService/WhoAmI",
-            path.display()
-        );
-    } else {
-        println!("make a key with `tenantry key create --role system-admin`, then try:");
-        println!(
-            "  grpcurl {plaintext}-H \"authorization: Bearer $KEY\" {address} \
-             tenantry.v1.KeyService/WhoAmI"
-        );
-    }
+    let plaintext =
+        if started.shared.settings.tls.cert.is_some() { "" } else { "-plaintext " };
+    let (how, key) = match &started.root_key {
+        Some(path) => {
+            let path = path.display();
+            (format!("the first key is in {path}; try:"), format!("$(cat '{path}')"))
+        }
+        None => (
+            "make a key with `tenantry key create --role system-admin`, then try:".to_owned(),
+            "$KEY".to_owned(),
+        ),
+    };
+    let _ = writeln!(
+        std::io::stdout(),
+        "tenantry serves on {address}\n{how}\n  grpcurl {plaintext}-H \"authorization: Bearer {key}\" \
+         {address} tenantry.v1.KeyService/WhoAmI"
+    );
 }
 
 async fn migrate_outside(settings: &Settings, down: bool) -> Result<(), Failure> {

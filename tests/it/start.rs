@@ -5,6 +5,7 @@ use std::{
     os::unix::process::ExitStatusExt as _,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
+    sync::mpsc::RecvTimeoutError,
     time::{Duration, Instant},
 };
 
@@ -48,7 +49,8 @@ struct Running {
 fn command(data_dir: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tenantry"));
     command
-        .args(["--listen", "127.0.0.1:0", "--data-dir"])
+        .env("TENANTRY_LISTEN", "127.0.0.1:0")
+        .arg("--data-dir")
         .arg(data_dir)
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
@@ -113,9 +115,10 @@ impl Running {
         kill(Pid::from_raw(i32::try_from(self.child.id()).unwrap()), signal).unwrap();
     }
 
-    fn end(mut self, signal: Signal) -> ExitStatus {
+    /// Waits without blocking the runtime, on which clients have yet to close their connections.
+    async fn end(mut self, signal: Signal) -> ExitStatus {
         self.signal(signal);
-        self.child.wait().unwrap()
+        tokio::task::spawn_blocking(move || self.child.wait().unwrap()).await.unwrap()
     }
 }
 
@@ -144,8 +147,19 @@ async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
     }
 }
 
+/// Runs the binary where it ends by itself; ends it if it does not.
 fn output(mut command: Command) -> (ExitStatus, String, String) {
-    let output = command.output().unwrap();
+    let child = command.spawn().unwrap();
+    let process = Pid::from_raw(i32::try_from(child.id()).unwrap());
+    let (ended, waits) = std::sync::mpsc::channel::<()>();
+    let watch = std::thread::spawn(move || {
+        if waits.recv_timeout(PATIENCE).is_err_and(|error| error == RecvTimeoutError::Timeout) {
+            kill(process, Signal::SIGTERM).unwrap();
+        }
+    });
+    let output = child.wait_with_output().unwrap();
+    drop(ended);
+    watch.join().unwrap();
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
     (output.status, text(output.stdout), text(output.stderr))
 }
@@ -157,7 +171,7 @@ async fn it_starts_from_nothing_and_a_second_start_finds_everything_again() {
     first.create("foo").await;
     let root = first.root();
 
-    let status = first.end(Signal::SIGTERM);
+    let status = first.end(Signal::SIGTERM).await;
     let second = run(command(&folder.0), &folder.0);
 
     assert!(status.success(), "{status}");
@@ -171,7 +185,7 @@ async fn it_starts_again_after_it_was_killed_and_loses_nothing() {
     let first = run(command(&folder.0), &folder.0);
     first.create("foo").await;
 
-    let status = first.end(Signal::SIGKILL);
+    let status = first.end(Signal::SIGKILL).await;
     let second = run(command(&folder.0), &folder.0);
 
     assert_eq!(status.signal(), Some(9));
@@ -209,7 +223,7 @@ async fn it_drains_on_sigterm_and_leaves_no_postgres_behind() {
     running.create("foo").await;
     let postgres = postmaster(&folder.0).unwrap();
 
-    let status = running.end(Signal::SIGTERM);
+    let status = running.end(Signal::SIGTERM).await;
 
     assert_eq!(status.code(), Some(0));
     until("the end of postgres", async || !is_alive(postgres)).await;
@@ -245,8 +259,7 @@ fn a_port_that_is_taken_is_told_by_its_number() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = taken.local_addr().unwrap();
     let mut command = command(&folder.0);
-    command.args(["--set", &format!("listen={port}")]);
-    command.args(["--listen", &port.to_string()]);
+    command.env("TENANTRY_LISTEN", port.to_string());
 
     let (status, _, told) = output(command);
 
