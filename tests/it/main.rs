@@ -4,5 +4,7 @@
 #![expect(unreachable_pub, reason = "everything here is for the tests beside it")]
 
 mod app;
+mod crash;
+mod mutations;
 mod smoke;
 mod start;

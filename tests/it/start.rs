@@ -23,10 +23,10 @@ use crate::app::{cluster, tenant};
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A folder of a test's own, where the user `postgres` may go too.
-struct Folder(PathBuf);
+pub struct Folder(pub PathBuf);
 
 impl Folder {
-    fn new(name: &str) -> Self {
+    pub fn new(name: &str) -> Self {
         let folder =
             std::env::temp_dir().join(format!("tenantry-start-{}-{name}", std::process::id()));
         Self(folder)
@@ -40,13 +40,13 @@ impl Drop for Folder {
 }
 
 /// A running binary.
-struct Running {
+pub struct Running {
     child: Child,
-    address: String,
+    pub address: String,
     root_key: PathBuf,
 }
 
-fn command(data_dir: &Path) -> Command {
+pub fn command(data_dir: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tenantry"));
     command
         .env("TENANTRY_LISTEN", "127.0.0.1:0")
@@ -61,7 +61,7 @@ fn command(data_dir: &Path) -> Command {
 }
 
 /// Starts the binary and waits for the line that tells its address.
-fn run(mut command: Command, data_dir: &Path) -> Running {
+pub fn run(mut command: Command, data_dir: &Path) -> Running {
     let mut child = command.spawn().unwrap();
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
     // Logs would fill their pipe.
@@ -80,7 +80,7 @@ fn run(mut command: Command, data_dir: &Path) -> Running {
 }
 
 impl Running {
-    fn root(&self) -> String {
+    pub fn root(&self) -> String {
         std::fs::read_to_string(&self.root_key).unwrap().trim().to_owned()
     }
 
@@ -88,7 +88,7 @@ impl Running {
         Endpoint::from_shared(format!("http://{}", self.address)).unwrap().connect_lazy()
     }
 
-    fn tenants(
+    pub fn tenants(
         &self,
     ) -> pb::tenant_service_client::TenantServiceClient<
         tonic::service::interceptor::InterceptedService<Channel, crate::app::Metadata>,
@@ -97,12 +97,12 @@ impl Running {
         pb::tenant_service_client::TenantServiceClient::with_interceptor(self.channel(), metadata)
     }
 
-    async fn create(&self, id: &str) {
+    pub async fn create(&self, id: &str) {
         let request = pb::CreateTenantRequest { tenant: Some(tenant(id)), ..Default::default() };
         self.tenants().create_tenant(request).await.unwrap();
     }
 
-    async fn has(&self, id: &str) -> Result<bool, tonic::Status> {
+    pub async fn has(&self, id: &str) -> Result<bool, tonic::Status> {
         let request = pb::GetTenantRequest { tenant_id: id.to_owned() };
         match self.tenants().get_tenant(request).await {
             Ok(_) => Ok(true),
@@ -116,7 +116,7 @@ impl Running {
     }
 
     /// Waits without blocking the runtime, on which clients have yet to close their connections.
-    async fn end(mut self, signal: Signal) -> ExitStatus {
+    pub async fn end(mut self, signal: Signal) -> ExitStatus {
         self.signal(signal);
         tokio::task::spawn_blocking(move || self.child.wait().unwrap()).await.unwrap()
     }
@@ -139,7 +139,7 @@ fn is_alive(process: Pid) -> bool {
     kill(process, None).is_ok()
 }
 
-async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
+pub async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
     let start = Instant::now();
     while !is_so().await {
         assert!(start.elapsed() < PATIENCE, "{what} did not happen");

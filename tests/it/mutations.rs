@@ -1,0 +1,493 @@
+//! The one path of every change: once, with its event, or not at all.
+
+use std::collections::BTreeMap;
+
+use diesel::{
+    QueryableByName, sql_query,
+    sql_types::{BigInt, Nullable, Text},
+};
+use diesel_async::RunQueryDsl;
+use futures_util::future::join_all;
+use tenantry::pb;
+
+use crate::app::{App, Caller, count, fields, tenant, told};
+
+fn create(tenant: pb::Tenant, request_id: &str) -> pb::CreateTenantRequest {
+    pb::CreateTenantRequest {
+        tenant: Some(tenant),
+        request_id: request_id.to_owned(),
+        ..Default::default()
+    }
+}
+
+async fn try_to_create(
+    caller: &Caller,
+    request: &pb::CreateTenantRequest,
+) -> Result<pb::Tenant, tonic::Status> {
+    let answer = caller.tenants().create_tenant(request.clone()).await?;
+    Ok(answer.into_inner().tenant.unwrap())
+}
+
+/// How many rows each table has.
+async fn rows(app: &App) -> BTreeMap<String, i64> {
+    #[derive(QueryableByName)]
+    struct Table {
+        #[diesel(sql_type = Text)]
+        name: String,
+    }
+    let mut conn = app.superuser().await;
+    let tables: Vec<Table> = sql_query(
+        "select table_name::text as name from information_schema.tables \
+         where table_schema = 'public' and table_type = 'BASE TABLE'",
+    )
+    .load(&mut conn)
+    .await
+    .unwrap();
+    let mut rows = BTreeMap::new();
+    for Table { name } in tables {
+        let number = count(app, &format!("select count(*) as number from {name}")).await;
+        rows.insert(name, number);
+    }
+    rows
+}
+
+#[derive(QueryableByName, Debug, PartialEq, Eq)]
+struct Told {
+    #[diesel(sql_type = Text)]
+    r#type: String,
+    #[diesel(sql_type = Text)]
+    actor: String,
+    #[diesel(sql_type = Text)]
+    correlation_id: String,
+    #[diesel(sql_type = Nullable<Text>)]
+    before: Option<String>,
+    #[diesel(sql_type = Nullable<Text>)]
+    after: Option<String>,
+}
+
+/// What was told since some number of events.
+async fn events(app: &App, skip: i64) -> Vec<Told> {
+    sql_query(
+        "select type, actor, correlation_id, before::text as before, after::text as after \
+         from events order by event_id offset $1",
+    )
+    .bind::<BigInt, _>(skip)
+    .load(&mut app.superuser().await)
+    .await
+    .unwrap()
+}
+
+async fn number_of_events(app: &App) -> i64 {
+    count(app, "select count(*) as number from events").await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hundred_concurrent_tries_of_one_request_have_one_effect_and_one_answer() {
+    let app = App::start().await;
+    let root = app.as_root();
+    let before = number_of_events(&app).await;
+    // Without an id: each try that took effect would make a tenant of its own.
+    let mut nameless = tenant("x");
+    nameless.tenant_id.clear();
+    let request = create(nameless, "one");
+
+    let answers = join_all((0..100).map(|_| try_to_create(&root, &request))).await;
+
+    let first = answers[0].as_ref().unwrap();
+    assert!(!first.tenant_id.is_empty());
+    for answer in &answers {
+        assert_eq!(answer.as_ref().unwrap(), first);
+    }
+    assert_eq!(count(&app, "select count(*) as number from tenants").await, 1);
+    assert_eq!(number_of_events(&app).await - before, 1);
+}
+
+#[tokio::test]
+async fn one_request_id_for_two_bodies_is_a_conflict_and_changes_nothing() {
+    let app = App::start().await;
+    let root = app.as_root();
+    try_to_create(&root, &create(tenant("one"), "same")).await.unwrap();
+    let before = rows(&app).await;
+
+    let refusal = try_to_create(&root, &create(tenant("two"), "same")).await.unwrap_err();
+
+    assert_eq!(told(&refusal), "FailedPrecondition IDEMPOTENCY_CONFLICT");
+    assert!(refusal.message().contains("same"), "{}", refusal.message());
+    assert_eq!(rows(&app).await, before);
+}
+
+#[tokio::test]
+async fn a_request_id_belongs_to_its_caller_its_tenant_and_its_method() {
+    let app = App::start().await;
+    let root = app.as_root();
+    let other = app.as_key(&root.create_key(&["system-admin"]).await);
+    for id in ["a", "b"] {
+        root.create(tenant(id)).await.unwrap();
+    }
+
+    try_to_create(&root, &create(tenant("mine"), "same")).await.unwrap();
+    try_to_create(&other, &create(tenant("theirs"), "same")).await.unwrap();
+    let request = pb::DeleteTenantRequest {
+        tenant_id: "mine".into(),
+        request_id: "same".into(),
+        ..Default::default()
+    };
+    root.tenants().delete_tenant(request).await.unwrap();
+    for id in ["a", "b"] {
+        let request = pb::CreateApiKeyRequest {
+            api_key: Some(pb::ApiKey {
+                roles: vec!["tenant-admin".to_owned()],
+                ..Default::default()
+            }),
+            request_id: "same".into(),
+            ..Default::default()
+        };
+        let key = root.with("x-tenant-id", id).keys().create_api_key(request).await.unwrap();
+        assert_eq!(key.into_inner().api_key.unwrap().tenant_id, id);
+    }
+}
+
+#[tokio::test]
+async fn a_repeated_request_gets_the_same_secret_and_the_database_does_not_have_it() {
+    let app = App::start().await;
+    let root = app.as_root();
+    let request = pb::CreateApiKeyRequest {
+        api_key: Some(pb::ApiKey { roles: vec!["auditor".to_owned()], ..Default::default() }),
+        request_id: "key".into(),
+        ..Default::default()
+    };
+
+    let first = root.keys().create_api_key(request.clone()).await.unwrap().into_inner();
+    let again = root.keys().create_api_key(request).await.unwrap().into_inner();
+
+    assert_eq!(first, again);
+    app.as_key(&again.secret).keys().who_am_i(pb::WhoAmIRequest {}).await.unwrap();
+    let secret_part = first.secret.rsplit('_').nth(1).unwrap();
+    let hidden = format!(
+        "select count(*) as number from idempotency_records \
+         where position(convert_to('{secret_part}', 'UTF8') in answer) > 0"
+    );
+    assert_eq!(count(&app, &hidden).await, 0);
+    assert_eq!(count(&app, "select count(*) as number from idempotency_records").await, 1);
+}
+
+#[tokio::test]
+async fn an_answer_is_kept_for_a_day_and_then_forgotten() {
+    let app = App::start().await;
+    let root = app.as_root();
+    let mut nameless = tenant("x");
+    nameless.tenant_id.clear();
+    let request = create(nameless.clone(), "daily");
+
+    let first = try_to_create(&root, &request).await.unwrap();
+    app.shared.clock.advance(chrono::TimeDelta::hours(23));
+    let same = try_to_create(&root, &request).await.unwrap();
+    app.shared.clock.advance(chrono::TimeDelta::hours(2));
+    let refusal = try_to_create(&root, &request).await.unwrap_err();
+    let renamed = pb::Tenant { name: Some("Another".into()), ..nameless };
+    let another = try_to_create(&root, &create(renamed, "daily")).await.unwrap();
+
+    assert_eq!(same, first);
+    assert_eq!(told(&refusal), "AlreadyExists TENANT_ALREADY_EXISTS", "a new try, not a replay");
+    assert_ne!(another.tenant_id, first.tenant_id);
+}
+
+#[tokio::test]
+async fn what_was_refused_may_be_tried_again_under_the_same_request_id() {
+    let app = App::start().await;
+    let root = app.as_root();
+    let with_domain = pb::Tenant { default_domain: Some("netaxis.be".into()), ..tenant("foo") };
+    let request = create(with_domain, "patient");
+
+    let refusal = try_to_create(&root, &request).await.unwrap_err();
+    let domain = pb::Domain { domain_id: "netaxis.be".into(), ..Default::default() };
+    let domain = pb::CreateDomainRequest { domain: Some(domain), ..Default::default() };
+    root.directory().create_domain(domain).await.unwrap();
+    try_to_create(&root, &request).await.unwrap();
+
+    assert_eq!(told(&refusal), "NotFound DOMAIN_NOT_FOUND");
+}
+
+#[tokio::test]
+async fn a_request_id_of_the_wrong_form_is_refused_by_name() {
+    let app = App::start().await;
+    let long = "x".repeat(129);
+
+    for id in ["with space", "tab\t", "nul\0", "ünicode", &long] {
+        let refusal = try_to_create(&app.as_root(), &create(tenant("foo"), id)).await.unwrap_err();
+
+        assert_eq!(told(&refusal), "InvalidArgument INVALID_FIELD", "{id:?}");
+        assert_eq!(fields(&refusal), ["request_id"], "{id:?}");
+    }
+    assert_eq!(count(&app, "select count(*) as number from tenants").await, 0);
+}
+
+#[tokio::test]
+async fn validate_only_answers_what_would_be_and_leaves_nothing() {
+    let app = App::start().await;
+    let root = app.as_root();
+    root.create(tenant("foo")).await.unwrap();
+    let stored = root.get("foo").await.unwrap();
+    let before = rows(&app).await;
+    let only = |request_id: &str| (request_id.to_owned(), true);
+
+    let (request_id, validate_only) = only("create");
+    let request = pb::CreateTenantRequest {
+        tenant: Some(pb::Tenant { default_domain: Some("netaxis.be".into()), ..tenant("bar") }),
+        auto_create_domain: Some(true),
+        request_id,
+        validate_only,
+    };
+    let created = root.tenants().create_tenant(request).await.unwrap().into_inner();
+    let (request_id, validate_only) = only("update");
+    let request = pb::UpdateTenantRequest {
+        tenant: Some(pb::Tenant {
+            tenant_id: "foo".into(),
+            support_email: Some("new@enterprise.be".into()),
+            ..Default::default()
+        }),
+        request_id,
+        validate_only,
+        ..Default::default()
+    };
+    let updated = root.tenants().update_tenant(request).await.unwrap().into_inner();
+    let (request_id, validate_only) = only("delete");
+    let request = pb::DeleteTenantRequest {
+        tenant_id: "foo".into(),
+        request_id,
+        validate_only,
+        ..Default::default()
+    };
+    let deleted = root.tenants().delete_tenant(request).await.unwrap().into_inner();
+    let (request_id, validate_only) = only("key");
+    let request = pb::CreateApiKeyRequest {
+        api_key: Some(pb::ApiKey { roles: vec!["auditor".to_owned()], ..Default::default() }),
+        request_id,
+        validate_only,
+    };
+    let key = root.keys().create_api_key(request).await.unwrap().into_inner();
+
+    assert_eq!(created.tenant.unwrap().tenant_id, "bar");
+    assert_eq!(updated.tenant.unwrap().support_email(), "new@enterprise.be");
+    assert_eq!(deleted.tenant.unwrap().state(), pb::TenantState::Deleted);
+    assert_eq!(key.secret, "", "a secret that was never stored is of no use");
+    assert_eq!(rows(&app).await, before);
+    assert_eq!(root.get("foo").await.unwrap(), stored);
+}
+
+#[tokio::test]
+async fn validate_only_checks_what_the_change_itself_would() {
+    let app = App::start().await;
+    let root = app.as_root();
+    root.create(tenant("foo")).await.unwrap();
+
+    let taken = pb::CreateTenantRequest {
+        tenant: Some(tenant("foo")),
+        validate_only: true,
+        ..Default::default()
+    };
+    let taken = root.tenants().create_tenant(taken).await.unwrap_err();
+    let stale = pb::DeleteTenantRequest {
+        tenant_id: "foo".into(),
+        etag: "17".into(),
+        validate_only: true,
+        ..Default::default()
+    };
+    let stale = root.tenants().delete_tenant(stale).await.unwrap_err();
+
+    assert_eq!(told(&taken), "AlreadyExists TENANT_ALREADY_EXISTS");
+    assert_eq!(told(&stale), "Aborted ETAG_MISMATCH");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_concurrent_changes_of_one_read_exactly_one_wins() {
+    let app = App::start().await;
+    let root = app.as_root();
+    let read = root.create(tenant("foo")).await.unwrap();
+
+    let changes = join_all((0..20).map(|number| {
+        let request = pb::UpdateTenantRequest {
+            tenant: Some(pb::Tenant {
+                tenant_id: "foo".into(),
+                tag: Some(format!("try {number}")),
+                ..Default::default()
+            }),
+            etag: read.etag.clone(),
+            ..Default::default()
+        };
+        let mut client = root.tenants();
+        async move { client.update_tenant(request).await }
+    }))
+    .await;
+
+    let (won, lost): (Vec<_>, Vec<_>) = changes.into_iter().partition(Result::is_ok);
+    assert_eq!(won.len(), 1);
+    for refusal in lost {
+        assert_eq!(told(&refusal.unwrap_err()), "Aborted ETAG_MISMATCH");
+    }
+    let stored = root.get("foo").await.unwrap();
+    assert_eq!(Some(stored), won.into_iter().next().unwrap().unwrap().into_inner().tenant);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_concurrent_creates_of_one_id_code_hostname_or_name_exactly_one_wins() {
+    let app = App::start().await;
+    let root = app.as_root();
+    let with = |change: fn(&mut pb::Tenant, usize)| {
+        move |number: usize| {
+            let mut tenant = tenant(&format!("t{number}"));
+            change(&mut tenant, number);
+            tenant
+        }
+    };
+    let kinds: [Box<dyn Fn(usize) -> pb::Tenant>; 4] = [
+        Box::new(with(|tenant, number| {
+            tenant.tenant_id = "same".into();
+            tenant.name = Some(format!("By id {number}"));
+        })),
+        Box::new(with(|tenant, number| {
+            tenant.tenant_id = format!("code-{number}");
+            tenant.code = Some("SAME".into());
+        })),
+        Box::new(with(|tenant, number| {
+            tenant.tenant_id = format!("host-{number}");
+            tenant.code = Some(format!("HOST{number}"));
+            tenant.hostname = Some("same.example.com".into());
+        })),
+        Box::new(with(|tenant, number| {
+            tenant.tenant_id = format!("name-{number}");
+            tenant.name = Some("Same".into());
+        })),
+    ];
+
+    for kind in kinds {
+        let answers = join_all((0..50).map(|number| root.create(kind(number)))).await;
+
+        let (won, lost): (Vec<_>, Vec<_>) = answers.into_iter().partition(Result::is_ok);
+        assert_eq!(won.len(), 1, "{lost:?}");
+        for refusal in lost {
+            assert_eq!(told(&refusal.unwrap_err()), "AlreadyExists TENANT_ALREADY_EXISTS");
+        }
+    }
+    assert_eq!(count(&app, "select count(*) as number from tenants").await, 4);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_parent_is_never_deleted_from_under_a_new_child() {
+    let app = App::start().await;
+    let root = app.as_root();
+    for round in 0..10 {
+        let parent = format!("parent-{round}");
+        let child = format!("child-{round}");
+        root.create(tenant(&parent)).await.unwrap();
+        let new = pb::Tenant {
+            r#type: pb::TenantType::Client.into(),
+            parent_tenant_id: Some(parent.clone()),
+            ..tenant(&child)
+        };
+
+        let (created, deleted) = tokio::join!(root.create(new), root.delete(&parent));
+
+        assert!(created.is_ok() != deleted.is_ok(), "{created:?} {deleted:?}");
+    }
+}
+
+#[tokio::test]
+async fn each_change_tells_exactly_one_event_with_who_why_before_and_after() {
+    let app = App::start().await;
+    let root = app.as_root().with("x-correlation-id", "the-reason");
+    let actor = format!(
+        "api_key:{}",
+        root.keys()
+            .who_am_i(pb::WhoAmIRequest {})
+            .await
+            .unwrap()
+            .into_inner()
+            .api_key
+            .unwrap()
+            .api_key_id
+    );
+    let start = number_of_events(&app).await;
+
+    root.create(tenant("foo")).await.unwrap();
+    let changed =
+        pb::Tenant { tenant_id: "foo".into(), tag: Some("new".into()), ..Default::default() };
+    root.update(changed.clone()).await.unwrap();
+    root.update(changed).await.unwrap();
+    root.delete("foo").await.unwrap();
+    root.undelete("foo").await.unwrap();
+    root.undelete("foo").await.unwrap_err();
+    let account =
+        pb::Account { account_id: "acme".into(), name: Some("Acme".into()), ..Default::default() };
+    let request = pb::CreateAccountRequest { account: Some(account), ..Default::default() };
+    root.directory().create_account(request).await.unwrap();
+    let key = root.create_key(&["auditor"]).await;
+    let who = app.as_key(&key).keys().who_am_i(pb::WhoAmIRequest {}).await.unwrap();
+    let request = pb::RevokeApiKeyRequest {
+        api_key_id: who.into_inner().api_key.unwrap().api_key_id,
+        reason: "found in a repository".into(),
+        ..Default::default()
+    };
+    root.keys().revoke_api_key(request).await.unwrap();
+
+    let told = events(&app, start).await;
+    let types: Vec<_> = told.iter().map(|event| &*event.r#type).collect();
+    assert_eq!(
+        types,
+        [
+            "tenant.created",
+            "tenant.updated",
+            "tenant.deleted",
+            "tenant.undeleted",
+            "account.created",
+            "api_key.created",
+            "api_key.revoked"
+        ]
+    );
+    for event in &told {
+        assert_eq!(event.actor, actor, "{event:?}");
+        assert_eq!(event.correlation_id, "the-reason", "{event:?}");
+        assert_eq!(event.before.is_none(), event.r#type.ends_with(".created"), "{event:?}");
+        let text = format!("{:?} {:?}", event.before, event.after);
+        assert!(!text.contains("tk_"), "{text}");
+    }
+    assert!(!told[1].before.as_ref().unwrap().contains("new"));
+    assert!(told[1].after.as_ref().unwrap().contains("new"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn calls_that_are_cancelled_leave_no_transaction_open() {
+    let app = App::start().await;
+    let root = app.as_root();
+    root.create(tenant("foo")).await.unwrap();
+    let calls = (0..60).map(|number| {
+        let caller = root.clone();
+        async move {
+            let call = caller.create(tenant(&format!("cancelled-{number}")));
+            let patience = std::time::Duration::from_micros(150 * number);
+            tokio::time::timeout(patience, call).await.is_ok()
+        }
+    });
+
+    let finished = join_all(calls).await.into_iter().filter(|is_finished| *is_finished).count();
+    // Whoever waited for a lock of theirs would wait for ever.
+    root.update(pb::Tenant {
+        tenant_id: "foo".into(),
+        tag: Some("still there".into()),
+        ..Default::default()
+    })
+    .await
+    .unwrap();
+
+    assert!(finished < 60, "none was cancelled: nothing was tested");
+    let open = "select count(*) as number from pg_stat_activity \
+                where datname = current_database() and state like 'idle in transaction%'";
+    let start = std::time::Instant::now();
+    while count(&app, open).await > 0 {
+        assert!(start.elapsed().as_secs() < 20, "a transaction was left open");
+        tokio::task::yield_now().await;
+    }
+    let half = "select count(*) as number from tenants t where not exists \
+                (select 1 from events e where e.tenant_uid = t.uid)";
+    assert_eq!(count(&app, half).await, 0, "a change without its event");
+}
