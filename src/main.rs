@@ -65,8 +65,7 @@ async fn serve(settings: Settings) -> Result<(), Failure> {
 
 /// Tells a person how to make the first call; nobody need be listening.
 fn greet(address: std::net::SocketAddr, started: &start::Started) {
-    let plaintext =
-        if started.shared.settings.tls.cert.is_some() { "" } else { "-plaintext " };
+    let plaintext = if started.shared.settings.tls.cert.is_some() { "" } else { "-plaintext " };
     let (how, key) = match &started.root_key {
         Some(path) => {
             let path = path.display();
