@@ -100,7 +100,8 @@ pub async fn router(
             // What errors carry, so that grpcurl can show it.
             .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
     };
-    let observer = Observer { clock: shared.clock.clone(), metrics };
+    let trusted_proxies = shared.settings.trusted_proxies.clone();
+    let observer = Observer { clock: shared.clock.clone(), metrics, trusted_proxies };
     let identifier = Identifier {
         database: shared.database.clone(),
         master: shared.master.clone(),

@@ -2,6 +2,7 @@
 //! log line; `identify` finds out who calls and for whom, and whether the method is permitted;
 //! `mutate` makes a change happen once, with its event.
 
+pub mod client;
 pub mod codec;
 pub mod identify;
 pub mod mutate;

@@ -5,6 +5,7 @@
 
 use std::{
     error::Error as _,
+    net::IpAddr,
     sync::{Arc, OnceLock},
     time::Duration,
 };
@@ -21,9 +22,10 @@ use tonic_types::{ErrorDetails, StatusExt as _};
 use tracing::{Instrument as _, Span, field::Empty};
 use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 
-use super::Call;
+use super::{Call, client::client_ip};
 use crate::{
     clock::Clock,
+    config::Cidr,
     edge::Peer,
     error::{Error, Violation, name_of, source_of},
     pb::ErrorReason,
@@ -53,6 +55,8 @@ pub struct Observer {
     pub clock: Arc<Clock>,
     /// Counts and times the calls.
     pub metrics: Metrics,
+    /// Whose `x-forwarded-for` is believed.
+    pub trusted_proxies: Vec<Cidr>,
 }
 
 /// What a call has got before anybody knows whose it is.
@@ -75,7 +79,8 @@ pub async fn observe(
     let start = Instant::now();
     let is_grpc = is_grpc(request.headers());
     let path = request.uri().path().to_owned();
-    let peer = request.extensions().get::<Peer>().map(|peer| peer.0.to_string());
+    let peer = request.extensions().get::<Peer>().map(|peer| peer.0.ip());
+    let client_ip = peer.map(|peer| client_ip(peer, request.headers(), &observer.trusted_proxies));
 
     let (correlation_id, form) = match correlation_id(request.headers()) {
         Ok(Some(given)) => (given, check_form(request.headers())),
@@ -117,16 +122,7 @@ pub async fn observe(
     let elapsed = start.elapsed();
     observer.metrics.record(&path, told.code, elapsed);
     span.in_scope(|| {
-        log(
-            &path,
-            is_grpc,
-            &response,
-            &told,
-            call.get(),
-            peer.as_deref(),
-            elapsed,
-            &correlation_id,
-        );
+        log(&path, is_grpc, &response, &told, call.get(), client_ip, elapsed, &correlation_id);
     });
     response
 }
@@ -171,7 +167,7 @@ fn log(
     response: &Response,
     told: &Told,
     call: Option<&Call>,
-    peer: Option<&str>,
+    client_ip: Option<IpAddr>,
     elapsed: Duration,
     correlation_id: &str,
 ) {
@@ -180,6 +176,7 @@ fn log(
         if is_grpc { format!("{:?}", told.code) } else { response.status().as_u16().to_string() };
     let reason = told.reason.map(name_of);
     let duration_ms = elapsed.as_secs_f64() * 1000.0;
+    let client_ip = client_ip.map(|address| address.to_string());
     let key = call.map(|call| call.caller.key_id.to_string());
     let account = call.and_then(|call| call.account.as_deref());
     let tenant = call.and_then(|call| call.tenant.as_ref()).map(|tenant| &*tenant.tenant_id);
@@ -188,7 +185,7 @@ fn log(
             tracing::event!(
                 $level, rpc.method = method, rpc.code = code, error.reason = reason,
                 duration_ms, correlation.id = correlation_id, key.id = key, account.id = account,
-                tenant.id = tenant, peer = peer, $($extra)*
+                tenant.id = tenant, client.ip = client_ip, $($extra)*
             )
         };
     }
