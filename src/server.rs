@@ -2,12 +2,19 @@
 
 use std::sync::Arc;
 
-use axum::{middleware::from_fn_with_state, routing::get};
+use axum::{
+    Router,
+    body::Body,
+    extract::Request,
+    middleware::{Next, from_fn, from_fn_with_state},
+    response::{IntoResponse as _, Response},
+    routing::get,
+};
 use diesel_async::AsyncPgConnection;
-use tonic::{server::NamedService, service::Routes};
+use tonic::{Status, server::NamedService, service::Routes};
 use tonic_health::server::HealthReporter;
 use tonic_web::GrpcWebLayer;
-use tower::ServiceBuilder;
+use tower::{ServiceBuilder, ServiceExt as _};
 
 use crate::{
     clock::Clock,
@@ -24,7 +31,7 @@ use crate::{
         Call,
         identify::{Identifier, identify},
         mutate::Mutator,
-        observe::{Observer, observe},
+        observe::{Observer, is_grpc, observe},
         permit::DESCRIPTORS,
     },
     telemetry::Metrics,
@@ -118,14 +125,11 @@ pub async fn router(
         .prepare()
         .into_axum_router()
         .route("/", get(|| async { WELCOME }))
+        .fallback(unknown)
         .layer(from_fn_with_state(Arc::new(identifier), identify))
-        // Sees the refusals of everything below it.
-        .layer(from_fn_with_state(Arc::new(observer), observe))
-        // Outermost: below it a call from a browser is a call like others.
-        .layer(ServiceBuilder::new().layer(GrpcWebLayer::new()).map_request(
-            |request: http::Request<tonic::body::Body>| request.map(axum::body::Body::new),
-        ));
-    Ok((router, health))
+        // Outermost, so that it sees the refusals of everything below it.
+        .layer(from_fn_with_state(Arc::new(observer), observe));
+    Ok((with_grpc_web(router), health))
 }
 
 /// The services whose health is told; the empty name is the server as a whole.
@@ -140,3 +144,35 @@ const WELCOME: &str = "\
 This is Tenantry, the control plane for tenants. It speaks gRPC on this port:
 list its services with `grpcurl -plaintext <address> list`.
 ";
+
+/// Answers what is neither a service nor a page, in the language it was asked in.
+async fn unknown(request: Request) -> Response {
+    if is_grpc(request.headers()) {
+        Status::from(Error::MethodUnknown).into_http()
+    } else {
+        http::StatusCode::NOT_FOUND.into_response()
+    }
+}
+
+/// Translates for browsers, whose calls are then like others.
+///
+/// Only what says that it is gRPC-Web goes through tonic's layer, which refuses every other request
+/// over HTTP/1.1.
+fn with_grpc_web(router: Router) -> Router {
+    let web = router.clone().layer(
+        ServiceBuilder::new()
+            .layer(GrpcWebLayer::new())
+            .map_request(|request: http::Request<tonic::body::Body>| request.map(Body::new)),
+    );
+    router.layer(from_fn(move |request: Request, next: Next| {
+        let kind = request.headers().get(http::header::CONTENT_TYPE);
+        let is_web = kind.is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc-web"));
+        let web = is_web.then(|| web.clone());
+        async move {
+            match web {
+                Some(web) => web.oneshot(request).await.into_response(),
+                None => next.run(request).await,
+            }
+        }
+    }))
+}

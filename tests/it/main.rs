@@ -8,3 +8,4 @@ mod crash;
 mod mutations;
 mod smoke;
 mod start;
+mod web;

@@ -1,0 +1,70 @@
+//! What is not plain gRPC on the same port: gRPC-Web, as browsers speak it, and HTTP.
+
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+};
+
+use crate::app::App;
+
+/// Sends one HTTP/1.1 request with a body; answers everything that comes back.
+async fn http(
+    app: &App,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: &[u8],
+) -> String {
+    let mut request =
+        format!("{method} {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n");
+    for (name, value) in headers {
+        request.push_str(&format!("{name}: {value}\r\n"));
+    }
+    request.push_str(&format!("content-length: {}\r\n\r\n", body.len()));
+    let mut stream = TcpStream::connect(app.address).await.unwrap();
+    stream.write_all(&[request.as_bytes(), body].concat()).await.unwrap();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).await.unwrap();
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+/// An empty message, framed.
+const EMPTY: &[u8] = &[0; 5];
+
+const GRPC_WEB: (&str, &str) = ("content-type", "application/grpc-web+proto");
+
+#[tokio::test]
+async fn a_browser_calls_as_others_do() {
+    let app = App::start().await;
+    let bearer = format!("Bearer {}", app.root);
+    let headers = [GRPC_WEB, ("authorization", &bearer), ("x-correlation-id", "from-a-browser")];
+
+    let answer = http(&app, "POST", "/tenantry.v1.KeyService/WhoAmI", &headers, EMPTY).await;
+
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    assert!(answer.contains("system-admin"), "{answer}");
+    assert!(answer.contains("x-correlation-id: from-a-browser"), "{answer}");
+    assert!(answer.contains("grpc-status:0"), "{answer}");
+}
+
+#[tokio::test]
+async fn a_browser_without_a_key_is_refused_as_others_are() {
+    let app = App::start().await;
+
+    let answer = http(&app, "POST", "/tenantry.v1.KeyService/WhoAmI", &[GRPC_WEB], EMPTY).await;
+
+    assert!(answer.contains("x-correlation-id: "), "{answer}");
+    assert!(answer.replace(": ", ":").contains("grpc-status:16"), "{answer}");
+}
+
+#[tokio::test]
+async fn a_probe_without_grpc_gets_a_page_and_a_wrong_path_is_not_found() {
+    let app = App::start().await;
+
+    let page = http(&app, "GET", "/", &[], b"").await;
+    let nothing = http(&app, "GET", "/nothing", &[], b"").await;
+
+    assert!(page.starts_with("HTTP/1.1 200"), "{page}");
+    assert!(nothing.starts_with("HTTP/1.1 404"), "{nothing}");
+    assert!(nothing.contains("x-correlation-id: "), "{nothing}");
+}
