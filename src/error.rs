@@ -454,6 +454,19 @@ pub(crate) fn source_of(status: &Status) -> Option<&Error> {
     status.source()?.downcast_ref::<Error>()
 }
 
+/// The message of an error with those of everything that caused it; for logs and operators, since
+/// callers are told the first alone.
+pub fn causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -24,7 +24,7 @@ use crate::{
         migrate::{self, MigrateError},
     },
     edge::{Drained, Edge, EdgeError, TlsFiles},
-    error::{Error, Result},
+    error::{Error, Result, causes},
     events::outbox::{self, Event, Origin},
     keys::{
         self,
@@ -70,20 +70,8 @@ pub enum StartError {
     File { path: PathBuf, source: io::Error },
     #[error("the private database cannot be prepared: {0}")]
     PrivateDatabase(Box<dyn std::error::Error + Send + Sync>),
-    #[error("the database cannot be used: {}", chain(.0))]
+    #[error("the database cannot be used: {}", causes(.0))]
     Database(#[from] Error),
-}
-
-/// The message of an error of the database with its causes, which only calls must not be told.
-fn chain(error: &Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = std::error::Error::source(error);
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }
 
 /// What is there once everything is found or made.
@@ -351,7 +339,7 @@ async fn sweep(shared: Arc<Shared>) {
     loop {
         tokio::time::sleep(SWEEP_EVERY).await;
         if let Err(error) = sweep_once(&shared).await {
-            tracing::warn!(error = chain(&error), "expired answers could not be cleared away");
+            tracing::warn!(error = causes(&error), "expired answers could not be cleared away");
         }
     }
 }

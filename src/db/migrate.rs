@@ -2,14 +2,13 @@
 
 use diesel::{prelude::*, result::DatabaseErrorKind, sql_types};
 use diesel_async::{
-    AsyncConnection as _, AsyncMigrationHarness, AsyncPgConnection, RunQueryDsl,
-    SimpleAsyncConnection as _,
+    AsyncMigrationHarness, AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection as _,
 };
 use diesel_migrations::{EmbeddedMigrations, MigrationHarness as _, embed_migrations};
 use secrecy::{ExposeSecret as _, SecretString};
 use tokio::time::Instant;
 
-use super::{Database, Scope};
+use super::{Database, Scope, connect};
 use crate::error::Error;
 
 /// The migrations, embedded in the binary.
@@ -62,7 +61,7 @@ pub async fn migrate(
     owner: &SecretString,
     service: &SecretString,
 ) -> Result<Vec<String>, MigrateError> {
-    let mut conn = AsyncPgConnection::establish(owner.expose_secret()).await?;
+    let mut conn = connect(owner.expose_secret()).await?;
     prepare_roles(&mut conn).await?;
     prepare_login(&mut conn, owner, service).await?;
     conn.batch_execute("set role tenantry_owner").await?;
@@ -85,7 +84,7 @@ pub async fn migrate(
 ///
 /// What stands against it.
 pub async fn undo(owner: &SecretString) -> Result<String, MigrateError> {
-    let mut conn = AsyncPgConnection::establish(owner.expose_secret()).await?;
+    let mut conn = connect(owner.expose_secret()).await?;
     conn.batch_execute("set role tenantry_owner").await?;
     let mut harness = AsyncMigrationHarness::new(conn);
     let undone =

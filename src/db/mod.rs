@@ -6,14 +6,16 @@
 //! second wall, and what forgets its scope sees nothing at all.
 
 pub mod cluster;
+mod connect;
 pub mod migrate;
+
+pub use connect::connect;
 
 use std::time::Duration;
 
 use diesel::sql_types;
 use diesel_async::{
-    AnsiTransactionManager, AsyncConnection as _, AsyncPgConnection, RunQueryDsl,
-    TransactionManager,
+    AnsiTransactionManager, AsyncPgConnection, RunQueryDsl, TransactionManager,
     pooled_connection::{
         AsyncDieselConnectionManager, ManagerConfig, RecyclingMethod,
         deadpool::{Object, Pool},
@@ -134,13 +136,11 @@ impl Database {
         config.custom_setup = Box::new(|url| {
             let url = url.to_owned();
             Box::pin(async move {
-                tokio::time::timeout(CONNECT_TIMEOUT, AsyncPgConnection::establish(&url))
-                    .await
-                    .unwrap_or_else(|_| {
-                        Err(diesel::ConnectionError::BadConnection(format!(
-                            "no connection within {CONNECT_TIMEOUT:?}"
-                        )))
-                    })
+                tokio::time::timeout(CONNECT_TIMEOUT, connect(&url)).await.unwrap_or_else(|_| {
+                    Err(diesel::ConnectionError::BadConnection(format!(
+                        "no connection within {CONNECT_TIMEOUT:?}"
+                    )))
+                })
             })
         });
         let manager = AsyncDieselConnectionManager::new_with_config(url.expose_secret(), config);

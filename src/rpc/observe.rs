@@ -27,7 +27,7 @@ use crate::{
     clock::Clock,
     config::Cidr,
     edge::Peer,
-    error::{Error, Violation, name_of, source_of},
+    error::{Error, Violation, causes, name_of, source_of},
     pb::ErrorReason,
     telemetry::{self, Metrics},
 };
@@ -191,10 +191,10 @@ fn log(
     }
     match (&told.status, told.code) {
         (Some(status), Code::Internal | Code::Unknown | Code::DataLoss) => {
-            line!(tracing::Level::ERROR, error = causes(status), "call failed");
+            line!(tracing::Level::ERROR, error = causes_of(status), "call failed");
         }
         (Some(status), Code::Unavailable) => {
-            line!(tracing::Level::WARN, error = causes(status), "call failed");
+            line!(tracing::Level::WARN, error = causes_of(status), "call failed");
         }
         (Some(status), _) => {
             line!(tracing::Level::INFO, error = status.message(), "call refused");
@@ -203,16 +203,9 @@ fn log(
     }
 }
 
-/// The message of an error and of everything that caused it.
-fn causes(status: &Status) -> String {
-    let mut text = status.message().to_owned();
-    let mut cause = status.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
+/// A status shows itself with its code; its message alone reads better.
+fn causes_of(status: &Status) -> String {
+    status.source().map_or_else(|| status.message().to_owned(), causes)
 }
 
 fn span_of(path: &str, correlation_id: &str, headers: &HeaderMap) -> Span {

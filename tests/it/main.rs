@@ -5,6 +5,7 @@
 
 mod app;
 mod crash;
+mod database_tls;
 mod mutations;
 mod smoke;
 mod start;

@@ -148,7 +148,7 @@ pub async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
 }
 
 /// Runs the binary where it ends by itself; ends it if it does not.
-fn output(mut command: Command) -> (ExitStatus, String, String) {
+pub fn output(mut command: Command) -> (ExitStatus, String, String) {
     let child = command.spawn().unwrap();
     let process = Pid::from_raw(i32::try_from(child.id()).unwrap());
     let (ended, waits) = std::sync::mpsc::channel::<()>();
