@@ -15,8 +15,7 @@ use secrecy::SecretString;
 #[command(
     name = "tenantry",
     version,
-    about = "The control plane for tenants: who they are, which application may touch them, \
-             which key speaks for whom.",
+    about = "The control plane for tenants: who they are, and which key speaks for whom.",
     long_about = None,
     after_help = "Every setting has a name such as `pool.size`. It can be given, later ones \
                   winning, in a TOML file (--config), as an environment variable \
@@ -53,7 +52,7 @@ pub struct Overrides {
     #[arg(long, global = true, value_name = "ADDRESS:PORT")]
     pub listen: Option<String>,
 
-    /// Folder for the private database, keys and mail [setting: `data_dir`].
+    /// Folder for the private database and keys [setting: `data_dir`].
     #[arg(long, global = true, value_name = "FOLDER")]
     pub data_dir: Option<String>,
 

@@ -1,9 +1,9 @@
 //! What can go wrong, and the one table that says how it looks from outside.
 //!
 //! A variant stands for what a caller would do differently: mend the request, ask for a right, read
-//! again, wait. Everything a method, a layer or a library reports becomes one of these, and becomes
-//! a [`Status`] only here. Text of the last two rows of the table never leaves the service; the log
-//! line of the call has it, with all its causes.
+//! again, wait. Everything a method, a layer or a library reports becomes one of these, and a
+//! [`Status`] is made of it only here. What the sources of errors say never leaves the service; the
+//! log line of the call has it, with all its causes.
 
 use std::{sync::Arc, time::Duration};
 
@@ -105,8 +105,8 @@ pub enum Error {
     MessageTooLarge(String),
     /// The time that the caller gave is over.
     #[error(
-        "the deadline of the call passed before it was done; a mutation may have happened: \
-             repeat it with the same request_id"
+        "the deadline of the call passed before it was done, or the time that one statement of it may \
+         take; a mutation may have happened: repeat it with the same request_id"
     )]
     DeadlineExceeded,
     /// The caller went away.

@@ -34,7 +34,7 @@ use crate::{
         observe::{Observer, is_grpc, observe},
         permit::DESCRIPTORS,
     },
-    telemetry::Metrics,
+    telemetry::{Metrics, Sampling},
     tenants::service::Tenants,
 };
 
@@ -95,7 +95,8 @@ impl Shared {
 pub async fn router(
     shared: Arc<Shared>,
     metrics: Metrics,
-) -> Result<(axum::Router, HealthReporter)> {
+    sampling: Sampling,
+) -> Result<(Router, HealthReporter)> {
     let (health, health_service) = tonic_health::server::health_reporter();
     for service in SERVICES {
         health.set_service_status(*service, tonic_health::ServingStatus::Serving).await;
@@ -107,8 +108,12 @@ pub async fn router(
             // What errors carry, so that grpcurl can show it.
             .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
     };
-    let trusted_proxies = shared.settings.trusted_proxies.clone();
-    let observer = Observer { clock: shared.clock.clone(), metrics, trusted_proxies };
+    let observer = Observer {
+        clock: shared.clock.clone(),
+        metrics,
+        sampling,
+        trusted_proxies: shared.settings.trusted_proxies.clone(),
+    };
     let identifier = Identifier {
         database: shared.database.clone(),
         master: shared.master.clone(),

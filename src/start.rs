@@ -35,7 +35,7 @@ use crate::{
     },
     rpc::{mutate, permit::json_of},
     server::{self, Shared},
-    telemetry::Metrics,
+    telemetry::{Metrics, Sampling, TelemetryError},
 };
 
 /// How long the database has to answer the questions of a start.
@@ -66,6 +66,8 @@ pub enum StartError {
     WrongMasterKey { version: i16 },
     #[error(transparent)]
     Edge(#[from] EdgeError),
+    #[error(transparent)]
+    Telemetry(#[from] TelemetryError),
     #[error("{path} cannot be written: {source}")]
     File { path: PathBuf, source: io::Error },
     #[error("the private database cannot be prepared: {0}")]
@@ -301,7 +303,8 @@ pub async fn serve(
     }
     let edge = Edge::bind(settings.listen, tls, settings.shutdown.drain).await?;
     let metrics = Metrics::new(&settings);
-    let (router, health) = server::router(started.shared.clone(), metrics).await?;
+    let sampling = Sampling::new(&settings)?;
+    let (router, health) = server::router(started.shared.clone(), metrics, sampling).await?;
     let sweeper = tokio::spawn(sweep(started.shared.clone()));
     ready(edge.local_addr(), &started);
 

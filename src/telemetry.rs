@@ -5,20 +5,10 @@
 //!
 //! # One call, one trace
 //!
-//! A call's span is named [`RPC`] and becomes the child of the caller's `traceparent`. Setting its
-//! parent to [`parent_context`] is enough. It is cheaper to decide *before* the span is made, by
-//! [`Sampling::parent_of_traced`], since an OpenTelemetry span costs as much as a short call even if
-//! it is thrown away:
-//!
-//! ```ignore
-//! let span = if let Some(parent) = sampling.parent_of_traced(headers) {
-//!     let span = tracing::info_span!("rpc", correlation.id = id);
-//!     span.set_parent(parent).ok();
-//!     span
-//! } else {
-//!     tracing::info_span!(target: telemetry::UNSAMPLED, "rpc", correlation.id = id)
-//! };
-//! ```
+//! A call's span is named [`RPC`] and becomes the child of the caller's `traceparent`. Whether it is
+//! traced is decided *before* the span is made, by [`Sampling::parent_of_traced`], since an
+//! OpenTelemetry span costs as much as a short call even if it is thrown away. The span of a call
+//! that is not traced has the target [`UNSAMPLED`].
 //!
 //! Spans and events inside a traced call follow it. Spans outside of calls, and those of other
 //! crates, are never exported: the exporter's own calls would beget spans without end.
@@ -207,17 +197,14 @@ impl Metrics {
         Self::on(&global::meter(SERVICE))
     }
 
-    /// Records a call that has ended, by its path (`/tenantry.v1.KeyService/VerifyKey`).
+    /// Records a call that has ended, by its method (`tenantry.v1.KeyService/VerifyKey`).
     ///
-    /// Calls of methods that do not exist are counted together: a name that a stranger makes up must
-    /// not become a series of its own. What slips through is bounded by the 2000 series that
-    /// OpenTelemetry keeps for an instrument.
-    pub fn record(&self, path: &str, code: tonic::Code, took: Duration) {
+    /// Calls of anything else are counted together: a name that a stranger makes up must not become
+    /// a series of its own.
+    pub fn record(&self, method: Option<&str>, code: tonic::Code, took: Duration) {
         let Some(call_duration) = &self.call_duration else { return };
-        let (service, method) = match path.trim_start_matches('/').split_once('/') {
-            Some(names) if code != tonic::Code::Unimplemented => names,
-            _ => (OTHER, OTHER),
-        };
+        let (service, method) =
+            method.and_then(|name| name.split_once('/')).unwrap_or((OTHER, OTHER));
 
         let attributes = [
             KeyValue::new("rpc.system", "grpc"),
@@ -629,16 +616,17 @@ mod tests {
         let (_subscriber, guard) = assemble(&settings).unwrap();
         let metrics = Metrics::on(&guard.exports.as_ref().unwrap().metrics.meter(SERVICE));
 
-        for path in ["/made.up/Name", "/made.up/Other", "/", ""] {
-            metrics.record(path, tonic::Code::Unimplemented, Duration::ZERO);
+        for code in [tonic::Code::Unimplemented, tonic::Code::InvalidArgument] {
+            metrics.record(None, code, Duration::ZERO);
+            metrics.record(None, code, Duration::ZERO);
         }
         guard.shutdown().await;
 
         let Some(Data::Histogram(histogram)) = collector.metrics()[0].data.clone() else {
             panic!("a histogram was expected");
         };
-        assert_eq!(histogram.data_points.len(), 1);
-        assert_eq!(histogram.data_points[0].count, 4);
+        assert_eq!(histogram.data_points.len(), 2, "one a code");
+        assert!(histogram.data_points.iter().all(|point| point.count == 2));
     }
 
     #[tokio::test(flavor = "multi_thread")]
@@ -649,7 +637,8 @@ mod tests {
         let metrics = Metrics::on(&meters.meter(SERVICE));
 
         let took = Duration::from_micros(1500);
-        metrics.record("/tenantry.v1.KeyService/VerifyKey", tonic::Code::NotFound, took);
+        let method = Some("tenantry.v1.KeyService/VerifyKey");
+        metrics.record(method, tonic::Code::NotFound, took);
         guard.shutdown().await;
 
         let exported = collector.metrics();

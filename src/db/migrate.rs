@@ -106,7 +106,7 @@ async fn prepare_roles(conn: &mut AsyncPgConnection) -> Result<(), MigrateError>
              end $$"
         ))
         .await?;
-        grant(conn, role, "current_user").await?;
+        grant(conn, role, None).await?;
     }
     conn.batch_execute(
         "grant usage, create on schema public to tenantry_owner;
@@ -143,8 +143,7 @@ async fn prepare_login(
         let password = match login.get_password() {
             None => String::new(),
             Some(password) => {
-                let password = String::from_utf8_lossy(password).replace('\'', "''");
-                format!(" password '{password}'")
+                format!(" password {}", literal(&String::from_utf8_lossy(password)))
             }
         };
         // It inherits nothing: a connection that takes on no role has no right at all.
@@ -158,36 +157,38 @@ async fn prepare_login(
         }
     }
     for role in &ROLES[1..] {
-        grant(conn, role, &name).await?;
+        grant(conn, role, Some(user)).await?;
     }
     Ok(())
 }
 
-/// Lets a login take on a role, unless it may already.
-async fn grant(conn: &mut AsyncPgConnection, role: &str, to: &str) -> Result<(), MigrateError> {
-    let member = if to == "current_user" { "current_user::text" } else { to };
-    let member = member.strip_prefix('"').map_or(member.to_owned(), |quoted| {
-        format!("'{}'", quoted.trim_end_matches('"').replace("\"\"", "\"").replace('\'', "''"))
-    });
-    // From version 16 on, who may take on a role need not inherit it.
+/// Lets a login, or the one that migrates, take on a role, unless it may already.
+async fn grant(
+    conn: &mut AsyncPgConnection,
+    role: &str,
+    login: Option<&str>,
+) -> Result<(), MigrateError> {
+    let member = login.map_or("current_user".to_owned(), literal);
+    // From version 16 on, who may take on a role need not inherit it, and whoever makes a role is its
+    // member without being allowed to take it on.
     conn.batch_execute(&format!(
-        "do $$ begin
-             if pg_has_role({member}, '{role}', 'member') then
-                 if current_setting('server_version_num')::int < 160000
-                     or pg_has_role({member}, '{role}', 'usage')
-                     or not (select rolcreaterole from pg_roles where rolname = {member}) then
-                     return;
+        "do $do$ declare member text := {member}; begin
+             if current_setting('server_version_num')::int < 160000 then
+                 if not pg_has_role(member, '{role}', 'member') then
+                     execute format('grant {role} to %I', member);
                  end if;
+             elsif not pg_has_role(member, '{role}', 'set') then
+                 execute format('grant {role} to %I with inherit false, set true', member);
              end if;
-             if current_setting('server_version_num')::int >= 160000 then
-                 execute 'grant {role} to {to} with inherit false, set true';
-             else
-                 execute 'grant {role} to {to}';
-             end if;
-         end $$"
+         end $do$"
     ))
     .await?;
     Ok(())
+}
+
+/// A text as SQL writes it.
+fn literal(text: &str) -> String {
+    format!("'{}'", text.replace('\'', "''"))
 }
 
 #[derive(QueryableByName)]

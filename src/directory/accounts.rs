@@ -77,6 +77,18 @@ pub(super) async fn find(
         .ok_or_else(|| Error::not_found(Kind::Account, account_id))
 }
 
+/// Finds an account and keeps others from changing it until the transaction ends.
+async fn hold(change: &mut Change<'_>, account_id: &str) -> Result<Account> {
+    accounts_of(change.call)
+        .filter(accounts::account_id.eq(account_id))
+        .select(Account::as_select())
+        .for_update()
+        .get_result(change.conn())
+        .await
+        .optional()?
+        .ok_or_else(|| Error::not_found(Kind::Account, account_id))
+}
+
 /// What a caller may say of a new account.
 pub(super) struct NewAccount {
     account_id: String,
@@ -105,7 +117,6 @@ fn read_name(pb: &pb::Account) -> Result<String, String> {
 
 /// Creates an account.
 pub(super) async fn create(change: &mut Change<'_>, new: &NewAccount) -> Result<Account> {
-    change.call.require_system("accounts")?;
     let account = Account {
         account_id: new.account_id.clone(),
         name: new.name.clone(),
@@ -144,14 +155,7 @@ pub(super) async fn update(
         ("", Some(own)) => own,
         (named, _) => named,
     };
-    let before = accounts_of(call)
-        .filter(accounts::account_id.eq(account_id))
-        .select(Account::as_select())
-        .for_update()
-        .get_result(change.conn())
-        .await
-        .optional()?
-        .ok_or_else(|| Error::not_found(Kind::Account, account_id))?;
+    let before = hold(change, account_id).await?;
     let sent = if request.etag.is_empty() { &pb.etag } else { &request.etag };
     check_etag(sent, before.version, Kind::Account, account_id)?;
     let mut after = before.clone();
@@ -175,9 +179,7 @@ pub(super) async fn delete(
     account_id: &str,
     sent_etag: &str,
 ) -> Result<()> {
-    change.call.require_system("accounts")?;
-    let call = change.call;
-    let account = find(change.conn(), call, account_id).await?;
+    let account = hold(change, account_id).await?;
     check_etag(sent_etag, account.version, Kind::Account, account_id)?;
     diesel::delete(accounts::table.find(account_id))
         .execute(change.conn())

@@ -100,7 +100,6 @@ fn read_position(position: Option<i32>) -> Result<Option<i32>, String> {
 
 /// Creates an environment, behind all others unless it says where.
 pub(super) async fn create(change: &mut Change<'_>, new: &NewEnvironment) -> Result<Environment> {
-    change.call.require_system("environments")?;
     let position = if let Some(position) = new.position {
         position
     } else {
@@ -136,7 +135,6 @@ pub(super) async fn update(
     change: &mut Change<'_>,
     request: &pb::UpdateEnvironmentRequest,
 ) -> Result<Environment> {
-    change.call.require_system("environments")?;
     let pb = request.environment.as_ref().ok_or(Error::invalid("environment", "is required"))?;
     let present = [("name", pb.name.is_some()), ("position", pb.position.is_some())];
     let named = super::service::masked(request.update_mask.as_ref(), &present)?;
@@ -152,14 +150,7 @@ pub(super) async fn update(
     fields.finish()?;
 
     let environment_id = &*pb.environment_id;
-    let before = environments::table
-        .find(environment_id)
-        .select(Environment::as_select())
-        .for_update()
-        .get_result(change.conn())
-        .await
-        .optional()?
-        .ok_or_else(|| Error::not_found(Kind::Environment, environment_id))?;
+    let before = hold(change, environment_id).await?;
     let sent = if request.etag.is_empty() { &pb.etag } else { &request.etag };
     check_etag(sent, before.version, Kind::Environment, environment_id)?;
     let mut after = before.clone();
@@ -178,14 +169,25 @@ pub(super) async fn update(
     Ok(after)
 }
 
+/// Finds an environment and keeps others from changing it until the transaction ends.
+async fn hold(change: &mut Change<'_>, environment_id: &str) -> Result<Environment> {
+    environments::table
+        .find(environment_id)
+        .select(Environment::as_select())
+        .for_update()
+        .get_result(change.conn())
+        .await
+        .optional()?
+        .ok_or_else(|| Error::not_found(Kind::Environment, environment_id))
+}
+
 /// Deletes an environment to which no key is bound.
 pub(super) async fn delete(
     change: &mut Change<'_>,
     environment_id: &str,
     sent_etag: &str,
 ) -> Result<()> {
-    change.call.require_system("environments")?;
-    let environment = find(change.conn(), environment_id).await?;
+    let environment = hold(change, environment_id).await?;
     check_etag(sent_etag, environment.version, Kind::Environment, environment_id)?;
     diesel::delete(environments::table.find(environment_id))
         .execute(change.conn())

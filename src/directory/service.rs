@@ -22,6 +22,7 @@ impl DirectoryService for Directory {
         request: Request<pb::CreateAccountRequest>,
     ) -> Result<Response<pb::CreateAccountResponse>, Status> {
         let (call, request) = Call::of(request)?;
+        let call = call.on_system("accounts")?;
         let new = accounts::NewAccount::try_from(&request)?;
 
         let answer = self
@@ -92,6 +93,7 @@ impl DirectoryService for Directory {
         request: Request<pb::DeleteAccountRequest>,
     ) -> Result<Response<pb::DeleteAccountResponse>, Status> {
         let (call, request) = Call::of(request)?;
+        let call = call.on_system("accounts")?;
 
         let answer = self
             .0
@@ -110,6 +112,7 @@ impl DirectoryService for Directory {
         request: Request<pb::CreateEnvironmentRequest>,
     ) -> Result<Response<pb::CreateEnvironmentResponse>, Status> {
         let (call, request) = Call::of(request)?;
+        let call = call.on_system("environments")?;
         let new = environments::NewEnvironment::try_from(&request)?;
 
         let answer = self
@@ -159,6 +162,7 @@ impl DirectoryService for Directory {
         request: Request<pb::UpdateEnvironmentRequest>,
     ) -> Result<Response<pb::UpdateEnvironmentResponse>, Status> {
         let (call, request) = Call::of(request)?;
+        let call = call.on_system("environments")?;
 
         let answer = self
             .0
@@ -177,6 +181,7 @@ impl DirectoryService for Directory {
         request: Request<pb::DeleteEnvironmentRequest>,
     ) -> Result<Response<pb::DeleteEnvironmentResponse>, Status> {
         let (call, request) = Call::of(request)?;
+        let call = call.on_system("environments")?;
 
         let answer = self
             .0
@@ -195,6 +200,7 @@ impl DirectoryService for Directory {
         request: Request<pb::CreateDomainRequest>,
     ) -> Result<Response<pb::CreateDomainResponse>, Status> {
         let (call, request) = Call::of(request)?;
+        let call = call.on_system("domains")?;
         let name = request.domain.as_ref().map_or("", |domain| &domain.domain_id);
         let new =
             domains::read_name(name).map_err(|why| Error::invalid("domain.domain_id", why))?;
@@ -244,6 +250,7 @@ impl DirectoryService for Directory {
         request: Request<pb::DeleteDomainRequest>,
     ) -> Result<Response<pb::DeleteDomainResponse>, Status> {
         let (call, request) = Call::of(request)?;
+        let call = call.on_system("domains")?;
 
         let answer = self
             .0

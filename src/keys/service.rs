@@ -246,6 +246,13 @@ impl Keys {
                 "api_key.account_id",
                 "is required for a key of an account: name it here or in x-account-id",
             )),
+            (KeyScope::System, _, Some(_)) if call.caller.scope == KeyScope::System => {
+                Err(Error::Mismatch(
+                    "api_key.scope is SYSTEM, and the metadata or the request names an account or \
+                     tenant: send only one of them"
+                        .to_owned(),
+                ))
+            }
             (KeyScope::System, ..) => Ok(Owner::System),
         }
     }

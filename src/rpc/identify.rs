@@ -1,8 +1,8 @@
 //! Who calls, for whom, and whether the method is permitted.
 //!
-//! Checks in this order, and the first failure answers: the key, the metadata against the key, the
-//! state of the key's tenant, the permission, and only then what the metadata names: whoever may not
-//! call the method does not learn what exists.
+//! Checks in this order, and the first failure answers: the form of the metadata, the key, the
+//! metadata against the key, the state of the key's tenant, the permission, and only then what the
+//! metadata names: whoever may not call the method does not learn what exists.
 
 use std::sync::Arc;
 

@@ -133,14 +133,14 @@ impl Call {
         }
     }
 
-    /// Refuses a caller whose key is not the system's.
+    /// The same call, acting on what belongs to the system, whichever account its metadata names.
     ///
     /// # Errors
     ///
     /// [`Error::Forbidden`] for keys of accounts and tenants.
-    pub fn require_system(&self, what: &str) -> Result<()> {
+    pub fn on_system(self, what: &str) -> Result<Self> {
         if self.caller.scope == KeyScope::System {
-            return Ok(());
+            return Ok(Self { scope: Scope::System, ..self });
         }
         Err(Error::Forbidden {
             permission: "DIRECTORY:EDIT".to_owned(),

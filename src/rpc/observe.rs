@@ -22,14 +22,14 @@ use tonic_types::{ErrorDetails, StatusExt as _};
 use tracing::{Instrument as _, Span, field::Empty};
 use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 
-use super::{Call, client::client_ip};
+use super::{Call, client::client_ip, permit::Method};
 use crate::{
     clock::Clock,
     config::Cidr,
     edge::Peer,
     error::{Error, Violation, causes, name_of, source_of},
     pb::ErrorReason,
-    telemetry::{self, Metrics},
+    telemetry::{Metrics, Sampling, UNSAMPLED},
 };
 
 /// How long a call may take whose caller gave no deadline.
@@ -55,6 +55,8 @@ pub struct Observer {
     pub clock: Arc<Clock>,
     /// Counts and times the calls.
     pub metrics: Metrics,
+    /// Picks the calls that are traced.
+    pub sampling: Sampling,
     /// Whose `x-forwarded-for` is believed.
     pub trusted_proxies: Vec<Cidr>,
 }
@@ -87,7 +89,7 @@ pub async fn observe(
         Ok(None) => (observer.clock.uuid().to_string(), check_form(request.headers())),
         Err(violation) => (observer.clock.uuid().to_string(), Err(violation)),
     };
-    let span = span_of(&path, &correlation_id, request.headers());
+    let span = span_of(observer.sampling, &path, &correlation_id, request.headers());
     let call = Arc::new(OnceLock::new());
 
     let mut response = match form {
@@ -120,7 +122,7 @@ pub async fn observe(
     }
 
     let elapsed = start.elapsed();
-    observer.metrics.record(&path, told.code, elapsed);
+    observer.metrics.record(Method::find(&path).map(Method::name), told.code, elapsed);
     span.in_scope(|| {
         log(&path, is_grpc, &response, &told, call.get(), client_ip, elapsed, &correlation_id);
     });
@@ -208,23 +210,31 @@ fn causes_of(status: &Status) -> String {
     status.source().map_or_else(|| status.message().to_owned(), causes)
 }
 
-fn span_of(path: &str, correlation_id: &str, headers: &HeaderMap) -> Span {
+fn span_of(sampling: Sampling, path: &str, correlation_id: &str, headers: &HeaderMap) -> Span {
     let name = path.trim_start_matches('/');
     let (service, method) = name.split_once('/').unwrap_or((name, ""));
-    let span = tracing::info_span!(
-        "rpc",
-        otel.name = name,
-        otel.kind = "server",
-        rpc.system = "grpc",
-        rpc.service = service,
-        rpc.method = method,
-        correlation.id = correlation_id,
-        key.id = Empty,
-        account.id = Empty,
-        tenant.id = Empty,
-    );
+    macro_rules! span {
+        ($($target:tt)*) => {
+            tracing::info_span!(
+                $($target)* "rpc",
+                otel.name = name,
+                otel.kind = "server",
+                rpc.system = "grpc",
+                rpc.service = service,
+                rpc.method = method,
+                correlation.id = correlation_id,
+                key.id = Empty,
+                account.id = Empty,
+                tenant.id = Empty,
+            )
+        };
+    }
+    let Some(parent) = sampling.parent_of_traced(headers) else {
+        return span!(target: UNSAMPLED,);
+    };
+    let span = span!();
     // Fails only where no OpenTelemetry layer listens, and then there is nothing to link.
-    let _ = span.set_parent(telemetry::parent_context(headers));
+    let _ = span.set_parent(parent);
     span
 }
 

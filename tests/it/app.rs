@@ -28,7 +28,7 @@ use tenantry::{
     },
     server::{self, Shared},
     start,
-    telemetry::Metrics,
+    telemetry::{Metrics, Sampling},
 };
 use tokio::{
     sync::{Mutex, OnceCell, oneshot},
@@ -136,8 +136,9 @@ impl App {
             .await
             .unwrap();
         let metrics = Metrics::new(&settings);
+        let sampling = Sampling::new(&settings).unwrap();
         let shared = Arc::new(Shared::new(pool, master, clock, Arc::new(settings)));
-        let (router, _health) = server::router(shared.clone(), metrics).await.unwrap();
+        let (router, _health) = server::router(shared.clone(), metrics, sampling).await.unwrap();
         let address = edge.local_addr();
         let (stop, stopped) = oneshot::channel::<()>();
         tokio::spawn(edge.serve(router, async {
