@@ -42,6 +42,7 @@ impl DirectoryService for Directory {
         request: Request<pb::GetAccountRequest>,
     ) -> Result<Response<pb::GetAccountResponse>, Status> {
         let (call, request) = Call::of(request)?;
+        let call = call.unnarrowed();
         let named = match (&*request.account_id, &call.account) {
             ("", Some(own)) => own,
             ("", None) => return Err(Error::invalid("account_id", "is required").into()),
@@ -60,6 +61,7 @@ impl DirectoryService for Directory {
         request: Request<pb::ListAccountsRequest>,
     ) -> Result<Response<pb::ListAccountsResponse>, Status> {
         let (call, request) = Call::of(request)?;
+        let call = call.unnarrowed();
         let query = accounts::Query::read(&call, &request)?;
 
         let (accounts, next_page_token) =
@@ -75,6 +77,7 @@ impl DirectoryService for Directory {
         request: Request<pb::UpdateAccountRequest>,
     ) -> Result<Response<pb::UpdateAccountResponse>, Status> {
         let (call, request) = Call::of(request)?;
+        let call = call.unnarrowed();
 
         let answer = self
             .0
@@ -222,6 +225,7 @@ impl DirectoryService for Directory {
         request: Request<pb::GetDomainRequest>,
     ) -> Result<Response<pb::GetDomainResponse>, Status> {
         let (call, request) = Call::of(request)?;
+        let call = call.unnarrowed();
 
         let domain =
             self.0.read(&call, async |conn| domains::find(conn, &request.domain_id).await).await?;
@@ -235,6 +239,7 @@ impl DirectoryService for Directory {
         request: Request<pb::ListDomainsRequest>,
     ) -> Result<Response<pb::ListDomainsResponse>, Status> {
         let (call, request) = Call::of(request)?;
+        let call = call.unnarrowed();
         let query = domains::Query::read(&call, &request)?;
 
         let (domains, next_page_token) =

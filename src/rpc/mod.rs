@@ -133,14 +133,24 @@ impl Call {
         }
     }
 
-    /// The same call, acting on what belongs to the system, whichever account its metadata names.
+    /// The same call with the whole reach of a key of the system, whichever account the metadata
+    /// names: accounts, environments and domains belong to none.
+    #[must_use]
+    pub fn unnarrowed(self) -> Self {
+        match self.caller.scope {
+            KeyScope::System => Self { scope: Scope::System, ..self },
+            KeyScope::Account | KeyScope::Tenant => self,
+        }
+    }
+
+    /// As [`Call::unnarrowed`], and for keys of the system alone.
     ///
     /// # Errors
     ///
     /// [`Error::Forbidden`] for keys of accounts and tenants.
     pub fn on_system(self, what: &str) -> Result<Self> {
         if self.caller.scope == KeyScope::System {
-            return Ok(Self { scope: Scope::System, ..self });
+            return Ok(self.unnarrowed());
         }
         Err(Error::Forbidden {
             permission: "DIRECTORY:EDIT".to_owned(),

@@ -345,15 +345,49 @@ async fn another_master_key_than_the_databases_own_is_refused() {
     assert!(told.contains("keys.master_key_file"), "{told}");
 }
 
+/// What the database consists of: tables, columns, constraints, indexes, policies, rights, functions.
+async fn shape(database: &SecretString) -> Vec<String> {
+    #[derive(diesel::QueryableByName)]
+    struct Part {
+        #[diesel(sql_type = diesel::sql_types::Text)]
+        part: String,
+    }
+    let query = "
+        select format('%s %s %s', relkind, relname, relacl) as part from pg_class
+        where relnamespace = 'public'::regnamespace
+        union all select format('column %s.%s %s %s %s', attrelid::regclass, attname,
+            atttypid::regtype, attnotnull, attacl) from pg_attribute join pg_class c on c.oid = attrelid
+        where c.relnamespace = 'public'::regnamespace and attnum > 0 and not attisdropped
+        union all select format('constraint %s %s', conname, pg_get_constraintdef(oid))
+        from pg_constraint where connamespace = 'public'::regnamespace
+        union all select format('index %s', indexdef) from pg_indexes where schemaname = 'public'
+        union all select format('policy %s', p) from pg_policies p where schemaname = 'public'
+        union all select format('function %s', oid::regprocedure) from pg_proc
+        where pronamespace = 'public'::regnamespace
+        union all select format('type %s', typname) from pg_type
+        where typnamespace = 'public'::regnamespace
+        order by 1";
+    let mut conn = tenantry::db::connect(database.expose_secret()).await.unwrap();
+    let parts: Vec<Part> =
+        diesel_async::RunQueryDsl::load(diesel::sql_query(query), &mut conn).await.unwrap();
+    parts.into_iter().map(|part| part.part).collect()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn every_migration_can_be_undone_and_done_again() {
     let outside = Outside::new("up_and_down").await;
     let done = migrate::migrate(&outside.owner, &outside.service).await.unwrap();
+    let up = shape(&outside.owner).await;
 
     for _ in &done {
         migrate::undo(&outside.owner).await.unwrap();
     }
+    let down = shape(&outside.owner).await;
     let again = migrate::migrate(&outside.owner, &outside.service).await.unwrap();
 
     assert_eq!(again, done);
+    assert_eq!(shape(&outside.owner).await, up);
+    let left: Vec<_> =
+        down.iter().filter(|part| !part.contains("__diesel_schema_migrations")).collect();
+    assert_eq!(left, Vec::<&String>::new(), "what was undone leaves nothing behind");
 }
