@@ -2,6 +2,7 @@
 //! its own, and clients that call it as different callers.
 
 use std::{
+    collections::BTreeMap,
     fs,
     path::PathBuf,
     sync::{
@@ -10,6 +11,7 @@ use std::{
     },
 };
 
+use bytes::{Buf as _, BufMut as _};
 use diesel_async::{AsyncConnection as _, AsyncPgConnection, SimpleAsyncConnection as _};
 use secrecy::SecretString;
 use tenantry::{
@@ -238,6 +240,15 @@ impl Caller {
         KeyServiceClient::with_interceptor(self.channel.clone(), self.metadata.clone())
     }
 
+    /// Calls any method by its path with an encoded message; answers the encoded answer.
+    pub async fn raw(&self, path: &str, message: Vec<u8>) -> Result<Vec<u8>, Status> {
+        let inner = InterceptedService::new(self.channel.clone(), self.metadata.clone());
+        let mut client = tonic::client::Grpc::new(inner);
+        client.ready().await.map_err(|error| Status::unavailable(error.to_string()))?;
+        let path = path.parse().unwrap();
+        Ok(client.unary(Request::new(message), path, Bytes).await?.into_inner())
+    }
+
     /// Creates a key with roles in whatever the call acts on; answers its text.
     pub async fn create_key(&self, roles: &[&str]) -> String {
         let api_key = pb::ApiKey {
@@ -300,6 +311,74 @@ impl Caller {
         let answer = self.tenants().list_tenants(request).await?.into_inner();
         Ok(answer.tenants.into_iter().map(|tenant| tenant.tenant_id).collect())
     }
+}
+
+/// Sends and receives messages as they are.
+#[derive(Clone, Copy)]
+struct Bytes;
+
+impl tonic::codec::Codec for Bytes {
+    type Encode = Vec<u8>;
+    type Decode = Vec<u8>;
+    type Encoder = Self;
+    type Decoder = Self;
+
+    fn encoder(&mut self) -> Self {
+        Self
+    }
+
+    fn decoder(&mut self) -> Self {
+        Self
+    }
+}
+
+impl tonic::codec::Encoder for Bytes {
+    type Item = Vec<u8>;
+    type Error = Status;
+
+    fn encode(
+        &mut self,
+        item: Vec<u8>,
+        buffer: &mut tonic::codec::EncodeBuf<'_>,
+    ) -> Result<(), Status> {
+        buffer.put_slice(&item);
+        Ok(())
+    }
+}
+
+impl tonic::codec::Decoder for Bytes {
+    type Item = Vec<u8>;
+    type Error = Status;
+
+    fn decode(
+        &mut self,
+        buffer: &mut tonic::codec::DecodeBuf<'_>,
+    ) -> Result<Option<Vec<u8>>, Status> {
+        let mut message = vec![0; buffer.remaining()];
+        buffer.copy_to_slice(&mut message);
+        Ok(Some(message))
+    }
+}
+
+/// How many rows each table has, to see that nothing changed.
+pub async fn rows(app: &App) -> BTreeMap<String, i64> {
+    #[derive(diesel::QueryableByName)]
+    struct Table {
+        #[diesel(sql_type = diesel::sql_types::Text)]
+        name: String,
+    }
+    let mut conn = app.superuser().await;
+    let query = diesel::sql_query(
+        "select table_name::text as name from information_schema.tables \
+         where table_schema = 'public' and table_type = 'BASE TABLE'",
+    );
+    let tables: Vec<Table> = diesel_async::RunQueryDsl::load(query, &mut conn).await.unwrap();
+    let mut rows = BTreeMap::new();
+    for Table { name } in tables {
+        let number = count(app, &format!("select count(*) as number from {name}")).await;
+        rows.insert(name, number);
+    }
+    rows
 }
 
 /// A tenant with just what creating one requires; its name is made from its id.

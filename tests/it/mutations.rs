@@ -1,7 +1,5 @@
 //! The one path of every change: once, with its event, or not at all.
 
-use std::collections::BTreeMap;
-
 use diesel::{
     QueryableByName, sql_query,
     sql_types::{BigInt, Nullable, Text},
@@ -10,7 +8,7 @@ use diesel_async::RunQueryDsl;
 use futures_util::future::join_all;
 use tenantry::pb;
 
-use crate::app::{App, Caller, count, fields, tenant, told};
+use crate::app::{App, Caller, count, fields, rows, tenant, told};
 
 fn create(tenant: pb::Tenant, request_id: &str) -> pb::CreateTenantRequest {
     pb::CreateTenantRequest {
@@ -26,29 +24,6 @@ async fn try_to_create(
 ) -> Result<pb::Tenant, tonic::Status> {
     let answer = caller.tenants().create_tenant(request.clone()).await?;
     Ok(answer.into_inner().tenant.unwrap())
-}
-
-/// How many rows each table has.
-async fn rows(app: &App) -> BTreeMap<String, i64> {
-    #[derive(QueryableByName)]
-    struct Table {
-        #[diesel(sql_type = Text)]
-        name: String,
-    }
-    let mut conn = app.superuser().await;
-    let tables: Vec<Table> = sql_query(
-        "select table_name::text as name from information_schema.tables \
-         where table_schema = 'public' and table_type = 'BASE TABLE'",
-    )
-    .load(&mut conn)
-    .await
-    .unwrap();
-    let mut rows = BTreeMap::new();
-    for Table { name } in tables {
-        let number = count(app, &format!("select count(*) as number from {name}")).await;
-        rows.insert(name, number);
-    }
-    rows
 }
 
 #[derive(QueryableByName, Debug, PartialEq, Eq)]
