@@ -146,7 +146,11 @@ impl Violation {
         field: impl Into<String>,
         description: impl Into<String>,
     ) -> Self {
-        Self { field: field.into(), reason, description: description.into() }
+        Self {
+            field: shortened(field.into(), 80),
+            reason,
+            description: shortened(description.into(), 240),
+        }
     }
 }
 
@@ -210,7 +214,7 @@ impl Error {
 
     /// Nothing of the kind within the caller's reach.
     pub fn not_found(kind: Kind, id: impl Into<String>) -> Self {
-        Self::NotFound { kind, id: id.into() }
+        Self::NotFound { kind, id: shortened(id.into(), 80) }
     }
 
     /// A permission that the key lacks.
@@ -347,6 +351,7 @@ impl Error {
                 details.set_bad_request(
                     violations
                         .iter()
+                        .take(VIOLATIONS_TOLD)
                         .map(|violation| {
                             FieldViolation::new(&violation.field, &violation.description)
                         })
@@ -388,12 +393,21 @@ fn legacy_code(reason: ErrorReason) -> Option<&'static str> {
     })
 }
 
+/// How many violations an error tells, and how many of them in its message. Errors travel in headers,
+/// of which some clients take no more than 8 KiB.
+const VIOLATIONS_TOLD: usize = 20;
+const VIOLATIONS_SUMMED: usize = 10;
+
 fn summary(violations: &[Violation]) -> String {
     let told = |violation: &Violation| match violation.field.as_str() {
         "" => violation.description.clone(),
         field => format!("{field}: {}", violation.description),
     };
-    violations.iter().map(told).collect::<Vec<_>>().join("; ")
+    let mut told = violations.iter().take(VIOLATIONS_SUMMED).map(told).collect::<Vec<_>>();
+    if let Some(more @ 1..) = violations.len().checked_sub(VIOLATIONS_SUMMED) {
+        told.push(format!("and {more} more"));
+    }
+    told.join("; ")
 }
 
 fn is_about_framing(message: &str) -> bool {
@@ -452,6 +466,14 @@ impl From<PoolError> for Error {
 pub(crate) fn source_of(status: &Status) -> Option<&Error> {
     use std::error::Error as _;
     status.source()?.downcast_ref::<Error>()
+}
+
+/// A text, no longer than an error may repeat it.
+fn shortened(text: String, most: usize) -> String {
+    match text.char_indices().nth(most) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text,
+    }
 }
 
 /// The message of an error with those of everything that caused it; for logs and operators, since

@@ -85,6 +85,31 @@ pub fn id(value: &str) -> Result<String, String> {
     }
 }
 
+/// The id by which a request names something; what could be no id is refused before it is looked up.
+///
+/// # Errors
+///
+/// What is wrong and what would be right.
+pub fn reference<'a>(field: &str, value: &'a str) -> Result<&'a str> {
+    match id(value) {
+        Ok(_) => Ok(value),
+        Err(why) => Err(Error::invalid(field, why)),
+    }
+}
+
+/// What makes a request safe to repeat: 1 to 128 visible ASCII characters, or nothing.
+///
+/// # Errors
+///
+/// What would be right.
+pub fn request_id(value: &str) -> Result<(), String> {
+    if value.len() <= 128 && value.bytes().all(|byte| byte.is_ascii_graphic()) {
+        Ok(())
+    } else {
+        Err("is not 1 to 128 visible ASCII characters".to_owned())
+    }
+}
+
 /// A DNS name in lower case, or nothing for an empty one.
 ///
 /// # Errors

@@ -23,7 +23,7 @@ use crate::{
     },
     schema::accounts,
     seek,
-    wire::{Fields, id, text, timestamp},
+    wire::{Fields, id, reference, request_id, text, timestamp},
 };
 
 /// An organisation that operates tenants and publishes applications.
@@ -101,6 +101,7 @@ impl TryFrom<&pb::CreateAccountRequest> for NewAccount {
     fn try_from(request: &pb::CreateAccountRequest) -> Result<Self> {
         let pb = request.account.as_ref().ok_or(Error::invalid("account", "is required"))?;
         let mut fields = Fields::default();
+        fields.take("request_id", request_id(&request.request_id));
         let account_id = fields.take("account.account_id", id(&pb.account_id));
         let name = fields.take("account.name", read_name(pb));
         fields.finish()?;
@@ -143,9 +144,9 @@ pub(super) async fn update(
     request: &pb::UpdateAccountRequest,
 ) -> Result<Account> {
     let pb = request.account.as_ref().ok_or(Error::invalid("account", "is required"))?;
-    let named =
+    let paths =
         super::service::masked(request.update_mask.as_ref(), &[("name", pb.name.is_some())])?;
-    let name = if named.contains(&"name") {
+    let name = if paths.contains(&"name") {
         Some(read_name(pb).map_err(|why| Error::invalid("account.name", why))?)
     } else {
         None
@@ -153,7 +154,7 @@ pub(super) async fn update(
     let call = change.call;
     let account_id = match (&*pb.account_id, &call.account) {
         ("", Some(own)) => own,
-        (named, _) => named,
+        (given, _) => reference("account.account_id", given)?,
     };
     let before = hold(change, account_id).await?;
     let sent = if request.etag.is_empty() { &pb.etag } else { &request.etag };

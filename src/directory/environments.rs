@@ -19,7 +19,7 @@ use crate::{
     },
     schema::environments,
     seek,
-    wire::{Fields, id, text, timestamp},
+    wire::{Fields, id, reference, request_id, text, timestamp},
 };
 
 const POSITION_MAX: i32 = 10_000;
@@ -70,6 +70,7 @@ impl TryFrom<&pb::CreateEnvironmentRequest> for NewEnvironment {
         let pb =
             request.environment.as_ref().ok_or(Error::invalid("environment", "is required"))?;
         let mut fields = Fields::default();
+        fields.take("request_id", request_id(&request.request_id));
         let environment_id = fields.take("environment.environment_id", id(&pb.environment_id));
         if pb.environment_id == ANY_ENVIRONMENT {
             fields.refuse("environment.environment_id", "\"any\" stands for every environment");
@@ -149,7 +150,7 @@ pub(super) async fn update(
     });
     fields.finish()?;
 
-    let environment_id = &*pb.environment_id;
+    let environment_id = reference("environment.environment_id", &pb.environment_id)?;
     let before = hold(change, environment_id).await?;
     let sent = if request.etag.is_empty() { &pb.etag } else { &request.etag };
     check_etag(sent, before.version, Kind::Environment, environment_id)?;

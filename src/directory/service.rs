@@ -10,6 +10,7 @@ use crate::{
     pb::{self, ErrorReason, directory_service_server::DirectoryService},
     rpc::{Call, mutate::Change},
     server::Shared,
+    wire::reference,
 };
 
 /// Serves `DirectoryService`.
@@ -43,14 +44,14 @@ impl DirectoryService for Directory {
     ) -> Result<Response<pb::GetAccountResponse>, Status> {
         let (call, request) = Call::of(request)?;
         let call = call.unnarrowed();
-        let named = match (&*request.account_id, &call.account) {
+        let account_id = match (&*request.account_id, &call.account) {
             ("", Some(own)) => own,
             ("", None) => return Err(Error::invalid("account_id", "is required").into()),
-            (named, _) => named,
+            (given, _) => reference("account_id", given)?,
         };
 
         let account =
-            self.0.read(&call, async |conn| accounts::find(conn, &call, named).await).await?;
+            self.0.read(&call, async |conn| accounts::find(conn, &call, account_id).await).await?;
 
         let answer = pb::GetAccountResponse { account: Some(account.into()) };
         Ok(Response::new(answer))
@@ -97,12 +98,13 @@ impl DirectoryService for Directory {
     ) -> Result<Response<pb::DeleteAccountResponse>, Status> {
         let (call, request) = Call::of(request)?;
         let call = call.on_system("accounts")?;
+        let account_id = reference("account_id", &request.account_id)?;
 
         let answer = self
             .0
             .mutator
             .mutate(&call, &request, async |change: &mut Change<'_>| {
-                accounts::delete(change, &request.account_id, &request.etag).await?;
+                accounts::delete(change, account_id, &request.etag).await?;
                 Ok(pb::DeleteAccountResponse {})
             })
             .await?;
@@ -135,11 +137,10 @@ impl DirectoryService for Directory {
         request: Request<pb::GetEnvironmentRequest>,
     ) -> Result<Response<pb::GetEnvironmentResponse>, Status> {
         let (call, request) = Call::of(request)?;
+        let environment_id = reference("environment_id", &request.environment_id)?;
 
-        let environment = self
-            .0
-            .read(&call, async |conn| environments::find(conn, &request.environment_id).await)
-            .await?;
+        let environment =
+            self.0.read(&call, async |conn| environments::find(conn, environment_id).await).await?;
 
         let answer = pb::GetEnvironmentResponse { environment: Some(environment.into()) };
         Ok(Response::new(answer))
@@ -185,12 +186,13 @@ impl DirectoryService for Directory {
     ) -> Result<Response<pb::DeleteEnvironmentResponse>, Status> {
         let (call, request) = Call::of(request)?;
         let call = call.on_system("environments")?;
+        let environment_id = reference("environment_id", &request.environment_id)?;
 
         let answer = self
             .0
             .mutator
             .mutate(&call, &request, async |change: &mut Change<'_>| {
-                environments::delete(change, &request.environment_id, &request.etag).await?;
+                environments::delete(change, environment_id, &request.etag).await?;
                 Ok(pb::DeleteEnvironmentResponse {})
             })
             .await?;
@@ -226,9 +228,10 @@ impl DirectoryService for Directory {
     ) -> Result<Response<pb::GetDomainResponse>, Status> {
         let (call, request) = Call::of(request)?;
         let call = call.unnarrowed();
+        let domain_id = domains::read_name(&request.domain_id)
+            .map_err(|why| Error::invalid("domain_id", why))?;
 
-        let domain =
-            self.0.read(&call, async |conn| domains::find(conn, &request.domain_id).await).await?;
+        let domain = self.0.read(&call, async |conn| domains::find(conn, &domain_id).await).await?;
 
         let answer = pb::GetDomainResponse { domain: Some(domain.into()) };
         Ok(Response::new(answer))
@@ -256,12 +259,14 @@ impl DirectoryService for Directory {
     ) -> Result<Response<pb::DeleteDomainResponse>, Status> {
         let (call, request) = Call::of(request)?;
         let call = call.on_system("domains")?;
+        let domain_id = domains::read_name(&request.domain_id)
+            .map_err(|why| Error::invalid("domain_id", why))?;
 
         let answer = self
             .0
             .mutator
             .mutate(&call, &request, async |change: &mut Change<'_>| {
-                domains::delete(change, &request.domain_id, &request.etag).await?;
+                domains::delete(change, &domain_id, &request.etag).await?;
                 Ok(pb::DeleteDomainResponse {})
             })
             .await?;

@@ -12,7 +12,7 @@ use crate::{
     error::{Error, Result},
     pb,
     rpc::mutate::etag,
-    wire::{Fields, id, text, time, timestamp},
+    wire::{Fields, id, request_id, text, time, timestamp},
 };
 
 /// What a caller may say of a new key. Whose it is and what its secret is are joined later.
@@ -38,6 +38,7 @@ impl NewApiKey {
     pub fn read(request: &pb::CreateApiKeyRequest, now: DateTime<Utc>) -> Result<Self> {
         let pb = request.api_key.as_ref().ok_or(Error::invalid("api_key", "is required"))?;
         let mut fields = Fields::default();
+        fields.take("request_id", request_id(&request.request_id));
         let optional = |value: &str, read: fn(&str) -> Result<String, String>| {
             if value.is_empty() { Ok(None) } else { read(value).map(Some) }
         };

@@ -18,6 +18,7 @@ use crate::{
     db::Scope,
     error::{Error, Result},
     keys::{model::KeyScope, roles::Role},
+    wire,
 };
 
 /// A call that has come as far as a handler: identified and permitted.
@@ -102,8 +103,11 @@ impl Call {
     ///
     /// # Errors
     ///
-    /// When the request and `x-tenant-id` name different tenants, or neither names one.
+    /// When it is no id, the request and `x-tenant-id` name different tenants, or neither names one.
     pub fn tenant_id<'a>(&'a self, field: &str, named: &'a str) -> Result<&'a str> {
+        if !named.is_empty() {
+            wire::reference(field, named)?;
+        }
         match (&self.tenant, named) {
             (None, "") => Err(Error::invalid(
                 field,

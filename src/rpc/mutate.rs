@@ -29,6 +29,7 @@ use crate::{
     events::outbox,
     keys::master::MasterKey,
     schema::idempotency_records,
+    wire,
 };
 
 /// How often a change is tried that meets concurrent ones.
@@ -117,7 +118,7 @@ impl Mutator {
         M: Mutation,
         A: Message + Default,
     {
-        check_request_id(request.request_id())?;
+        wire::request_id(request.request_id()).map_err(|why| Error::invalid("request_id", why))?;
         let mut attempt = 1;
         loop {
             match self.attempt(call, request, act.clone()).await {
@@ -329,14 +330,6 @@ pub fn check_etag(sent: &str, version: i64, kind: Kind, id: &str) -> Result<()> 
 /// The etag of a version of a record.
 pub fn etag(version: i64) -> String {
     version.to_string()
-}
-
-fn check_request_id(id: &str) -> Result<()> {
-    if id.len() <= 128 && id.bytes().all(|byte| byte.is_ascii_graphic()) {
-        Ok(())
-    } else {
-        Err(Error::invalid("request_id", "is not 1 to 128 visible ASCII characters"))
-    }
 }
 
 /// Only who has the caller's own key text can make this cipher: neither a dump nor another caller can

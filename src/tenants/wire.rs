@@ -13,7 +13,7 @@ use crate::{
     error::{Error, Result},
     pb::{self, ErrorReason},
     rpc::mutate::etag,
-    wire::{Fields, dns_name, email, id, prose, text, timestamp},
+    wire::{Fields, dns_name, email, id, prose, request_id, text, timestamp},
 };
 
 const NAME_MAX: usize = 80;
@@ -63,6 +63,7 @@ impl TryFrom<&pb::CreateTenantRequest> for NewTenant {
 
     fn try_from(request: &pb::CreateTenantRequest) -> Result<Self> {
         let mut fields = Fields::default();
+        fields.take("request_id", request_id(&request.request_id));
         let Some(pb) = &request.tenant else {
             return Err(Error::invalid("tenant", "is required"));
         };
@@ -260,6 +261,7 @@ impl TryFrom<&pb::UpdateTenantRequest> for TenantPatch {
         };
         let mask = request.update_mask.as_ref().map(|mask| &mask.paths[..]).unwrap_or_default();
         let mut fields = Fields::default();
+        fields.take("request_id", request_id(&request.request_id));
         let paths = if mask.is_empty() {
             present_paths(pb)
         } else if mask.iter().any(|path| path == "*") {

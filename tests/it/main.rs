@@ -4,6 +4,7 @@
 #![expect(unreachable_pub, reason = "everything here is for the tests beside it")]
 
 mod app;
+mod bad_input;
 mod contract;
 mod crash;
 mod database_tls;

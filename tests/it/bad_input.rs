@@ -1,0 +1,474 @@
+//! What is wrong with a request is told by its field, changes nothing, and breaks nothing.
+
+use std::collections::BTreeMap;
+
+use prost_reflect::{
+    DynamicMessage, FieldDescriptor, Kind, MapKey, MessageDescriptor, MethodDescriptor, Value,
+    prost::Message as _,
+};
+use prost_types::{FieldMask, Struct, Timestamp, value::Kind as JsonKind};
+use tenantry::{pb, rpc::permit::POOL};
+use tonic::{Code, Status};
+
+use crate::app::{App, fields, rows, tenant, told};
+
+/// A request that is right but for what the test puts into it; it changes nothing.
+fn good_request(method: &MethodDescriptor) -> DynamicMessage {
+    let json = match method.name() {
+        "CreateTenant" => {
+            r#"{"tenant": {"name": "Foo", "description": "", "type": "TENANT_TYPE_PRODUCT",
+                "organization_kind": "ORGANIZATION_KIND_ENTERPRISE"}}"#
+        }
+        "UpdateTenant" => r#"{"tenant": {"tenant_id": "foo"}}"#,
+        "GetTenant" | "DeleteTenant" | "UndeleteTenant" => r#"{"tenant_id": "foo"}"#,
+        "CreateAccount" => r#"{"account": {"account_id": "acme", "name": "Acme"}}"#,
+        "UpdateAccount" => r#"{"account": {"account_id": "default", "name": "New"}}"#,
+        "DeleteAccount" => r#"{"account_id": "idle"}"#,
+        "CreateEnvironment" => r#"{"environment": {"environment_id": "dev", "name": "Dev"}}"#,
+        "UpdateEnvironment" => r#"{"environment": {"environment_id": "sod", "name": "New"}}"#,
+        "DeleteEnvironment" => r#"{"environment_id": "sod"}"#,
+        "CreateDomain" => r#"{"domain": {"domain_id": "example.com"}}"#,
+        "DeleteDomain" => r#"{"domain_id": "netaxis.be"}"#,
+        "CreateApiKey" => r#"{"api_key": {"roles": ["auditor"]}}"#,
+        "RevokeApiKey" => {
+            r#"{"api_key_id": "00000000-0000-0000-0000-000000000000", "reason": "lost"}"#
+        }
+        "VerifyKey" => r#"{"environment": "sod"}"#,
+        _ => "{}",
+    };
+    let mut json = serde_json::Deserializer::from_str(json);
+    let mut request = DynamicMessage::deserialize(method.input(), &mut json).unwrap();
+    if let Some(field) = method.input().get_field_by_name("validate_only") {
+        request.set_field(&field, Value::Bool(true));
+    }
+    request
+}
+
+/// Puts a text into the field of a request that a path leads to.
+fn put(request: &mut DynamicMessage, path: &[FieldDescriptor], text: &str) {
+    let (field, below) = path.split_first().unwrap();
+    match below {
+        [] if field.is_list() => {
+            request.set_field(field, Value::List(vec![Value::String(text.to_owned())]));
+        }
+        [] => request.set_field(field, Value::String(text.to_owned())),
+        [of_entry] if field.is_map() => {
+            // The key, or the value beside a good key.
+            let entry = match of_entry.name() {
+                "key" => (MapKey::String(text.to_owned()), Value::String("v".into())),
+                _ => (MapKey::String("k".into()), Value::String(text.to_owned())),
+            };
+            request.set_field(field, Value::Map([entry].into()));
+        }
+        below => put(request.get_field_mut(field).as_message_mut().unwrap(), below, text),
+    }
+}
+
+/// The ways to the string fields of a request, of messages within it too.
+fn ways(message: &MessageDescriptor, above: &[FieldDescriptor]) -> Vec<Vec<FieldDescriptor>> {
+    let mut found = Vec::new();
+    for field in message.fields() {
+        let way = [above, std::slice::from_ref(&field)].concat();
+        match field.kind() {
+            Kind::String => found.push(way),
+            // A Struct holds itself; its texts have a test of their own below.
+            Kind::Message(inner) if !inner.full_name().starts_with("google.protobuf.Struct") => {
+                found.extend(ways(&inner, &way));
+            }
+            _ => {}
+        }
+    }
+    found
+}
+
+/// What may be there though it is no plain text: what the service sets and therefore ignores, what is
+/// compared as it is, prose, texts that Tenantry gives back as they came, and a key that is asked about.
+const TAKEN_AS_IT_IS: &[&str] = &[
+    "uid",
+    "lock",
+    "effective_lock",
+    "status_details",
+    "created_by",
+    "permissions",
+    "revoked_by",
+    "revoke_reason",
+    "api_key_id",
+    "etag",
+    "description",
+    "external_ids",
+    "key",
+    "required_permissions",
+];
+
+#[tokio::test]
+async fn no_text_in_any_field_of_any_request_breaks_anything() {
+    let app = App::start().await;
+    let root = app.as_root();
+    root.create(tenant("foo")).await.unwrap();
+    let before = rows(&app).await;
+    let long = "x".repeat(1_000_000);
+    let texts = ["\0", "a\u{1}b", "a\u{7f}", "line\nbreak", &long];
+    let mut tried = 0;
+    let mut wrong = BTreeMap::<String, String>::new();
+
+    for service in POOL.services() {
+        for method in service.methods() {
+            let path = format!("/{}/{}", service.full_name(), method.name());
+            for way in ways(&method.input(), &[]) {
+                let name = way.iter().map(FieldDescriptor::name).collect::<Vec<_>>().join(".");
+                for text in texts {
+                    let mut request = good_request(&method);
+                    put(&mut request, &way, text);
+
+                    let answer = root.raw(&path, request.encode_to_vec()).await;
+
+                    tried += 1;
+                    let shown: String = text.chars().take(8).collect();
+                    let what = format!("{} {name} {shown:?}", method.name());
+                    match answer {
+                        Err(status) if status.code() == Code::InvalidArgument => {
+                            assert!(status.message().len() < 2_000, "{what}: a short message");
+                            let named = fields(&status);
+                            if !named.iter().any(|field| {
+                                name.starts_with(&**field) || field.starts_with(&*name)
+                            }) {
+                                wrong.insert(what, format!("{named:?}"));
+                            }
+                        }
+                        answer => {
+                            let told = answer.map_or_else(|status| told(&status), |_| "OK".into());
+                            let is_expected = told == "OK"
+                                || told.starts_with("NotFound")
+                                || told == "Aborted ETAG_MISMATCH";
+                            let mut parts = way.iter().map(FieldDescriptor::name);
+                            let is_taken = method.name() == "LookupTenant"
+                                || parts.any(|part| TAKEN_AS_IT_IS.contains(&part));
+                            if !is_expected || !is_taken {
+                                wrong.insert(what, told);
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    assert!(tried > 400, "the walk finds the fields: {tried}");
+    assert!(wrong.is_empty(), "{wrong:#?}");
+    assert_eq!(rows(&app).await, before);
+}
+
+#[tokio::test]
+async fn what_is_no_message_at_all_is_the_callers_fault() {
+    let app = App::start().await;
+    let path = "/tenantry.v1.TenantService/CreateTenant";
+    // A field cut short, a wire type that there is not, a text that is no UTF-8, a wrong type.
+    for bytes in [&b"\x0a\xff"[..], b"\x0f", b"\x0a\x04\x0a\x02\xff\xfe", b"\x08\x01"] {
+        let refusal = app.as_root().raw(path, bytes.to_vec()).await.unwrap_err();
+
+        assert_eq!(told(&refusal), "InvalidArgument INVALID_MESSAGE", "{bytes:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_message_above_the_limit_is_refused_as_such_and_the_connection_lives_on() {
+    let app = App::start().await;
+    let large = "x".repeat(5 << 20);
+
+    let refusal = app.as_root().create(pb::Tenant { name: Some(large), ..tenant("foo") }).await;
+
+    assert_eq!(told(&refusal.unwrap_err()), "ResourceExhausted MESSAGE_TOO_LARGE");
+    app.as_root().create(tenant("foo")).await.unwrap();
+}
+
+#[tokio::test]
+async fn everything_that_is_wrong_with_a_request_is_told_at_once() {
+    let app = App::start().await;
+    let wrong = pb::Tenant {
+        tenant_id: "Not An Id".into(),
+        code: Some("?".into()),
+        name: Some("x".repeat(1_000_000)),
+        r#type: 99,
+        support_email: Some("nobody".into()),
+        contact: Some(pb::Contact { email: "at@".into(), ..Default::default() }),
+        default_domain: Some("-".into()),
+        hostname: Some("not a host".into()),
+        ..Default::default()
+    };
+
+    let refusal = app.as_root().create(wrong).await.unwrap_err();
+
+    assert_eq!(told(&refusal), "InvalidArgument INVALID_FIELD");
+    let mut named = fields(&refusal);
+    named.sort();
+    assert_eq!(
+        named,
+        [
+            "tenant.code",
+            "tenant.contact.email",
+            "tenant.default_domain",
+            "tenant.description",
+            "tenant.hostname",
+            "tenant.name",
+            "tenant.organization_kind",
+            "tenant.support_email",
+            "tenant.tenant_id",
+            "tenant.type",
+        ]
+    );
+    assert!(refusal.message().len() < 3_000, "{}", refusal.message());
+}
+
+fn list(filter: &str, order_by: &str) -> pb::ListTenantsRequest {
+    pb::ListTenantsRequest {
+        filter: filter.to_owned(),
+        order_by: order_by.to_owned(),
+        ..Default::default()
+    }
+}
+
+async fn refused(app: &App, request: pb::ListTenantsRequest) -> Status {
+    app.as_root().tenants().list_tenants(request).await.unwrap_err()
+}
+
+#[tokio::test]
+async fn a_page_has_a_size_that_is_not_negative() {
+    let app = App::start().await;
+
+    let refusal = refused(&app, pb::ListTenantsRequest { page_size: -1, ..list("", "") }).await;
+
+    assert_eq!(told(&refusal), "InvalidArgument INVALID_FIELD");
+    assert_eq!(fields(&refusal), ["page_size"]);
+}
+
+#[tokio::test]
+async fn a_page_token_serves_the_list_it_came_from_and_no_other() {
+    let app = App::start().await;
+    let root = app.as_root();
+    for id in ["a", "b", "c"] {
+        root.create(tenant(id)).await.unwrap();
+    }
+    let first = pb::ListTenantsRequest { page_size: 1, ..list("tenant_id:\"\"", "name") };
+    let first = root.tenants().list_tenants(first).await;
+    let first = match first {
+        Ok(first) => first.into_inner(),
+        Err(status) => panic!("{status:?}"),
+    };
+    let token = first.next_page_token;
+    assert!(!token.is_empty());
+    let environments =
+        pb::ListEnvironmentsRequest { page_token: token.clone(), ..Default::default() };
+
+    let mut cut = token.clone();
+    cut.pop();
+    let mut tampered = token.clone();
+    tampered.replace_range(..1, if token.starts_with('A') { "B" } else { "A" });
+    let page = |page_token: &str, filter: &str, order_by: &str| pb::ListTenantsRequest {
+        page_token: page_token.to_owned(),
+        ..list(filter, order_by)
+    };
+    let wrong = [
+        ("another filter", page(&token, "tenant_id:\"a\"", "name")),
+        ("another order", page(&token, "tenant_id:\"\"", "name desc")),
+        ("cut short", page(&cut, "tenant_id:\"\"", "name")),
+        ("tampered with", page(&tampered, "tenant_id:\"\"", "name")),
+        ("garbage", page("not a token", "tenant_id:\"\"", "name")),
+    ];
+    for (what, request) in wrong {
+        let refusal = refused(&app, request).await;
+        assert_eq!(told(&refusal), "InvalidArgument INVALID_PAGE_TOKEN", "{what}");
+        assert_eq!(fields(&refusal), ["page_token"], "{what}");
+    }
+    let other_list = root.directory().list_environments(environments).await.unwrap_err();
+    assert_eq!(told(&other_list), "InvalidArgument INVALID_PAGE_TOKEN");
+    let right = page(&token, "tenant_id:\"\"", "name");
+    assert_eq!(root.tenants().list_tenants(right).await.unwrap().into_inner().tenants.len(), 2);
+}
+
+#[tokio::test]
+async fn a_filter_or_an_order_that_is_not_one_is_refused_by_what_is_wrong_with_it() {
+    let app = App::start().await;
+    let deep = "NOT ".repeat(10_000) + "name = \"a\"";
+    let long = format!("name = \"{}\"", "x".repeat(101));
+    let many = vec!["name = \"a\""; 10_000].join(" AND ");
+    let filters = [
+        ("colour = \"red\"", "colour"),
+        ("name ~ \"a\"", "operators"),
+        ("name = \"a", "name"),
+        ("name", "name"),
+        ("= \"a\"", "="),
+        ("locked = \"maybe\"", "locked"),
+        ("create_time > \"yesterday\"", "create_time"),
+        ("type = \"BANANA\"", "type"),
+        ("name = \"a\" OR name = \"b\"", "OR"),
+        (&*long, "100"),
+        (&*deep, ""),
+        (&*many, ""),
+    ];
+    for (filter, named) in filters {
+        let refusal = refused(&app, list(filter, "")).await;
+
+        let shown: String = filter.chars().take(40).collect();
+        assert_eq!(told(&refusal), "InvalidArgument INVALID_FILTER", "{shown}");
+        assert_eq!(fields(&refusal), ["filter"], "{shown}");
+        assert!(refusal.message().contains(named), "{shown}: {}", refusal.message());
+    }
+    for order_by in ["colour", "name sideways", "name,", "name desc desc", "name, name"] {
+        let refusal = refused(&app, list("", order_by)).await;
+
+        assert_eq!(refusal.code(), Code::InvalidArgument, "{order_by}");
+        assert_eq!(fields(&refusal), ["order_by"], "{order_by}");
+    }
+}
+
+#[tokio::test]
+async fn a_mask_names_fields_that_there_are_and_that_can_change() {
+    let app = App::start().await;
+    let root = app.as_root();
+    let stored = root.create(tenant("foo")).await.unwrap();
+    let before = rows(&app).await;
+    let new = pb::Tenant {
+        tenant_id: "foo".into(),
+        name: Some("New".into()),
+        code: Some("CHANGED".into()),
+        r#type: pb::TenantType::Client.into(),
+        ..Default::default()
+    };
+    let many = vec!["name"; 10_000];
+    let many_unknown = vec!["colour"; 10_000];
+    let masks: [(&[&str], &str); 8] = [
+        (&many_unknown, "colour"),
+        (&["name", "colour"], "colour"),
+        (&["code"], "code"),
+        (&["type"], "type"),
+        (&["name.first"], "name.first"),
+        (&["contact.shoe_size"], "contact.shoe_size"),
+        (&[""], ""),
+        (&["NAME"], "NAME"),
+    ];
+    for (mask, named) in masks {
+        let refusal = root.update_paths(new.clone(), mask).await.unwrap_err();
+
+        assert_eq!(told(&refusal), "InvalidArgument IMMUTABLE_FIELD", "{mask:?}");
+        assert!(refusal.message().contains(named), "{mask:?}: {}", refusal.message());
+    }
+
+    assert_eq!(root.get("foo").await.unwrap(), stored);
+    assert_eq!(rows(&app).await, before);
+    root.update_paths(new, &many).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_change_of_what_cannot_change_is_refused_by_its_field() {
+    let app = App::start().await;
+    let root = app.as_root();
+    let stored = root.create(tenant("foo")).await.unwrap();
+    let same = pb::Tenant { tenant_id: "foo".into(), ..Default::default() };
+    let changes = [
+        ("tenant.code", pb::Tenant { code: Some("OTHER".into()), ..same.clone() }),
+        ("tenant.type", pb::Tenant { r#type: pb::TenantType::Client.into(), ..same.clone() }),
+        (
+            "tenant.organization_kind",
+            pb::Tenant {
+                organization_kind: pb::OrganizationKind::ServiceProvider.into(),
+                ..same.clone()
+            },
+        ),
+        ("tenant.account_id", pb::Tenant { account_id: "other".into(), ..same.clone() }),
+        ("tenant.parent_tenant_id", pb::Tenant { parent_tenant_id: Some("foo".into()), ..same }),
+    ];
+    for (field, change) in changes {
+        let refusal = root.update(change).await.unwrap_err();
+
+        assert_eq!(told(&refusal), "InvalidArgument IMMUTABLE_FIELD", "{field}");
+        assert_eq!(fields(&refusal), [field]);
+    }
+    assert_eq!(root.update(stored.clone()).await.unwrap(), stored, "what is equal passes");
+}
+
+/// 1-13: any object, within limits.
+#[tokio::test]
+async fn a_profile_is_an_object_within_its_limits() {
+    let app = App::start().await;
+    let root = app.as_root();
+    let text = |text: &str| prost_types::Value { kind: Some(JsonKind::StringValue(text.into())) };
+    let object = |key: &str, value| Struct { fields: [(key.to_owned(), value)].into() };
+    let mut deep = text("bottom");
+    for _ in 0..80 {
+        deep = prost_types::Value { kind: Some(JsonKind::StructValue(object("k", deep))) };
+    }
+    let number = |number| prost_types::Value { kind: Some(JsonKind::NumberValue(number)) };
+    let profiles = [
+        ("too large", object("k", text(&"x".repeat(65 << 10)))),
+        ("too deep", object("k", deep)),
+        ("a NUL", object("k", text("a\0b"))),
+        ("a NUL in a name", object("k\0", text("a"))),
+        ("not a number", object("k", number(f64::NAN))),
+    ];
+    for (what, profile) in profiles {
+        let new = pb::Tenant { profile: Some(profile), ..tenant("foo") };
+        let refusal = root.create(new).await.unwrap_err();
+
+        assert_eq!(refusal.code(), Code::InvalidArgument, "{what}: {refusal:?}");
+    }
+    root.create(pb::Tenant { profile: Some(object("k", number(1.5))), ..tenant("foo") })
+        .await
+        .unwrap();
+}
+
+#[tokio::test]
+async fn a_time_that_there_is_not_is_refused() {
+    let app = App::start().await;
+    for (seconds, nanos) in
+        [(i64::MAX, 0), (i64::MIN, 0), (4_000_000_000, -1), (4_000_000_000, 1_000_000_000), (0, 0)]
+    {
+        let request = pb::CreateApiKeyRequest {
+            api_key: Some(pb::ApiKey {
+                roles: vec!["auditor".into()],
+                expire_time: Some(Timestamp { seconds, nanos }),
+                ..Default::default()
+            }),
+            ..Default::default()
+        };
+
+        let refusal = app.as_root().keys().create_api_key(request).await.unwrap_err();
+
+        assert_eq!(told(&refusal), "InvalidArgument INVALID_FIELD", "{seconds} {nanos}");
+        assert_eq!(fields(&refusal), ["api_key.expire_time"], "{seconds} {nanos}");
+    }
+}
+
+#[tokio::test]
+async fn labels_and_external_ids_have_limits() {
+    let app = App::start().await;
+    let many: BTreeMap<String, String> =
+        (0..1_000).map(|number| (format!("k{number}"), "v".into())).collect();
+    let long: BTreeMap<String, String> = [("k".into(), "v".repeat(10_000))].into();
+    for (field, new) in [
+        ("tenant.labels", pb::Tenant { labels: many.clone(), ..tenant("foo") }),
+        ("tenant.labels", pb::Tenant { labels: long.clone(), ..tenant("foo") }),
+        ("tenant.external_ids", pb::Tenant { external_ids: many, ..tenant("foo") }),
+        ("tenant.external_ids", pb::Tenant { external_ids: long, ..tenant("foo") }),
+    ] {
+        let refusal = app.as_root().create(new).await.unwrap_err();
+
+        assert_eq!(told(&refusal), "InvalidArgument INVALID_FIELD");
+        assert!(fields(&refusal)[0].starts_with(field), "{:?}", fields(&refusal));
+    }
+}
+
+#[tokio::test]
+async fn a_mask_may_be_empty_and_a_request_may_not() {
+    let app = App::start().await;
+    let root = app.as_root();
+    root.create(tenant("foo")).await.unwrap();
+    let nothing = pb::UpdateTenantRequest {
+        update_mask: Some(FieldMask { paths: vec![] }),
+        ..Default::default()
+    };
+
+    let refusal = root.tenants().update_tenant(nothing).await.unwrap_err();
+
+    assert_eq!(refusal.code(), Code::InvalidArgument);
+    assert!(fields(&refusal)[0].starts_with("tenant"), "{:?}", fields(&refusal));
+}
