@@ -156,9 +156,14 @@ impl App {
         connect(&cluster().await.url(SUPERUSER, &self.database)).await
     }
 
-    /// The URL of the service's own login on this database.
-    pub async fn service_url(&self) -> String {
-        cluster().await.url("tenantry", &self.database)
+    /// A connection beside the database, for what cannot be done from within.
+    pub async fn cluster_admin(&self) -> AsyncPgConnection {
+        connect(&cluster().await.url(SUPERUSER, "postgres")).await
+    }
+
+    /// The name of the database.
+    pub fn database(&self) -> String {
+        self.database.clone()
     }
 
     /// A caller with the first key.

@@ -8,6 +8,8 @@ mod bad_input;
 mod contract;
 mod crash;
 mod database_tls;
+mod errors;
+mod metadata;
 mod mutations;
 mod smoke;
 mod start;

@@ -8,7 +8,7 @@ use tokio::{
 use crate::app::App;
 
 /// Sends one HTTP/1.1 request with a body; answers everything that comes back.
-async fn http(
+pub async fn http(
     app: &App,
     method: &str,
     path: &str,
@@ -31,7 +31,7 @@ async fn http(
 /// An empty message, framed.
 const EMPTY: &[u8] = &[0; 5];
 
-const GRPC_WEB: (&str, &str) = ("content-type", "application/grpc-web+proto");
+pub const GRPC_WEB: (&str, &str) = ("content-type", "application/grpc-web+proto");
 
 #[tokio::test]
 async fn a_browser_calls_as_others_do() {

@@ -1,0 +1,269 @@
+//! Every reason that the protos promise, produced by a real call, with all that it carries.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use diesel_async::SimpleAsyncConnection as _;
+use tenantry::pb;
+use tonic::Status;
+use tonic_types::StatusExt as _;
+
+use crate::app::{App, Caller, tenant, told};
+
+/// The reasons that other tests produce, since each needs a state of its own.
+const ELSEWHERE: &[(&str, &str)] = &[
+    ("UNSPECIFIED", "no error has it"),
+    ("INTERNAL", "a bug: no call may produce it"),
+    ("CANCELLED", "nobody is left to be told; see mutations::calls_that_are_cancelled_…"),
+    ("CONTENDED", "needs a deadlock that lasts; see the table in src/error.rs"),
+    ("DATABASE_UNAVAILABLE", "a_database_that_is_away_is_told_as_such"),
+    ("OVERLOADED", "a_pool_whose_connections_are_all_taken_is_told_as_such"),
+    ("DEADLINE_EXCEEDED", "metadata::a_deadline_reaches_the_database_…"),
+    ("MESSAGE_TOO_LARGE", "bad_input::a_message_above_the_limit_…"),
+    ("INVALID_MESSAGE", "bad_input::what_is_no_message_at_all_…"),
+    ("METHOD_UNKNOWN", "contract::a_method_that_does_not_exist_…"),
+];
+
+async fn delete(caller: &Caller, id: &str, etag: &str) -> Status {
+    let request =
+        pb::DeleteTenantRequest { tenant_id: id.into(), etag: etag.into(), ..Default::default() };
+    caller.tenants().delete_tenant(request).await.unwrap_err()
+}
+
+async fn create_key(caller: &Caller, key: pb::ApiKey) -> Result<pb::CreateApiKeyResponse, Status> {
+    let request = pb::CreateApiKeyRequest { api_key: Some(key), ..Default::default() };
+    Ok(caller.keys().create_api_key(request).await?.into_inner())
+}
+
+async fn list(caller: &Caller, request: pb::ListTenantsRequest) -> Status {
+    caller.tenants().list_tenants(request).await.unwrap_err()
+}
+
+fn client(id: &str, parent: Option<&str>) -> pb::Tenant {
+    pb::Tenant {
+        r#type: pb::TenantType::Client.into(),
+        parent_tenant_id: parent.map(str::to_owned),
+        ..tenant(id)
+    }
+}
+
+/// Makes one call for each reason; answers what was refused and how.
+async fn refusals(app: &App) -> Vec<(&'static str, Status)> {
+    let root = app.as_root();
+    let mut told = Vec::new();
+    for id in ["foo", "parent", "gone"] {
+        root.create(tenant(id)).await.unwrap();
+    }
+    root.create(client("child", Some("parent"))).await.unwrap();
+    root.delete("gone").await.unwrap();
+    let own = root.with("x-tenant-id", "foo").create_key(&["tenant-admin"]).await;
+    let own = app.as_key(&own);
+    // The key of a service provider's admin may delete, but not its own tenant.
+    let provider = pb::Tenant {
+        organization_kind: pb::OrganizationKind::ServiceProvider.into(),
+        ..tenant("provider")
+    };
+    root.create(provider).await.unwrap();
+    let provider =
+        root.with("x-tenant-id", "provider").create_key(&["service-provider-admin"]).await;
+    let provider = app.as_key(&provider);
+
+    let mut add = |reason, status| told.push((reason, status));
+    add("INVALID_FIELD", root.create(tenant("No Id")).await.unwrap_err());
+    let code =
+        pb::Tenant { code: Some("OTHER".into()), tenant_id: "foo".into(), ..Default::default() };
+    add("IMMUTABLE_FIELD", root.update(code).await.unwrap_err());
+    let filter = pb::ListTenantsRequest { filter: "colour = 1".into(), ..Default::default() };
+    add("INVALID_FILTER", list(&root, filter).await);
+    let token = pb::ListTenantsRequest { page_token: "garbage".into(), ..Default::default() };
+    add("INVALID_PAGE_TOKEN", list(&root, token).await);
+    add("INVALID_METADATA", root.with("x-tenant-id", "No Id").get("foo").await.unwrap_err());
+    add("CREDENTIAL_INVALID", app.anonymous().get("foo").await.unwrap_err());
+    add("PERMISSION_MISSING", delete(&own, "foo", "").await);
+    add("TENANT_MISMATCH", own.with("x-tenant-id", "parent").get("").await.unwrap_err());
+    add("TENANT_NOT_FOUND", root.get("nobody").await.unwrap_err());
+    add("TENANT_ALREADY_EXISTS", root.create(tenant("foo")).await.unwrap_err());
+    add("PARENT_REQUIRED", root.create(client("orphan", None)).await.unwrap_err());
+    add("PARENT_NOT_FOUND", root.create(client("orphan", Some("nobody"))).await.unwrap_err());
+    add("ACCOUNT_NOT_FOUND", root.with("x-account-id", "nobody").get("foo").await.unwrap_err());
+    let account =
+        pb::Account { account_id: "default".into(), name: Some("D".into()), ..Default::default() };
+    let account = pb::CreateAccountRequest { account: Some(account), ..Default::default() };
+    add("ACCOUNT_ALREADY_EXISTS", root.directory().create_account(account).await.unwrap_err());
+    let environment = pb::GetEnvironmentRequest { environment_id: "moon".into() };
+    add("ENVIRONMENT_NOT_FOUND", root.directory().get_environment(environment).await.unwrap_err());
+    let environment = pb::Environment {
+        environment_id: "sod".into(),
+        name: Some("S".into()),
+        ..Default::default()
+    };
+    let environment =
+        pb::CreateEnvironmentRequest { environment: Some(environment), ..Default::default() };
+    let refusal = root.directory().create_environment(environment).await.unwrap_err();
+    add("ENVIRONMENT_ALREADY_EXISTS", refusal);
+    let domain = pb::GetDomainRequest { domain_id: "nowhere.be".into() };
+    add("DOMAIN_NOT_FOUND", root.directory().get_domain(domain).await.unwrap_err());
+    let domain = pb::CreateDomainRequest {
+        domain: Some(pb::Domain { domain_id: "netaxis.be".into(), ..Default::default() }),
+        ..Default::default()
+    };
+    root.directory().create_domain(domain.clone()).await.unwrap();
+    add("DOMAIN_ALREADY_EXISTS", root.directory().create_domain(domain).await.unwrap_err());
+    let key = pb::RevokeApiKeyRequest {
+        api_key_id: uuid::Uuid::nil().to_string(),
+        reason: "lost".into(),
+        ..Default::default()
+    };
+    add("KEY_NOT_FOUND", root.keys().revoke_api_key(key).await.unwrap_err());
+    let account = pb::DeleteAccountRequest { account_id: "default".into(), ..Default::default() };
+    add("RECORD_IN_USE", root.directory().delete_account(account).await.unwrap_err());
+    add("HAS_CHILD_TENANTS", delete(&root, "parent", "").await);
+    add("CANNOT_DELETE_SELF", delete(&provider, "provider", "").await);
+    let gone =
+        pb::Tenant { tenant_id: "gone".into(), tag: Some("new".into()), ..Default::default() };
+    add("TENANT_NOT_ACTIVE", root.update(gone).await.unwrap_err());
+    add("INVALID_STATE_TRANSITION", delete(&root, "gone", "").await);
+    let trial = pb::Tenant {
+        tenant_id: "foo".into(),
+        contract_mode: pb::ContractMode::Trial.into(),
+        ..Default::default()
+    };
+    add("CONTRACT_MODE_NOT_ALLOWED", root.update(trial).await.unwrap_err());
+    let external = pb::ExternalId { key: "1".into(), value: "same".into() };
+    for id in ["twin-1", "twin-2"] {
+        let ids = [("1".to_owned(), "same".to_owned())].into();
+        root.create(pb::Tenant { external_ids: ids, ..tenant(id) }).await.unwrap();
+    }
+    let lookup = pb::LookupTenantRequest {
+        selector: Some(pb::lookup_tenant_request::Selector::ExternalId(external)),
+    };
+    add("AMBIGUOUS", root.tenants().lookup_tenant(lookup).await.unwrap_err());
+    let who = root.keys().who_am_i(pb::WhoAmIRequest {}).await.unwrap().into_inner();
+    let last = pb::RevokeApiKeyRequest {
+        api_key_id: who.api_key.unwrap().api_key_id,
+        reason: "lost".into(),
+        ..Default::default()
+    };
+    add("LAST_ADMIN_KEY", root.keys().revoke_api_key(last).await.unwrap_err());
+    add("ETAG_MISMATCH", delete(&root, "foo", "4711").await);
+    let once = |id: &str| pb::CreateTenantRequest {
+        tenant: Some(tenant(id)),
+        request_id: "once".into(),
+        ..Default::default()
+    };
+    root.tenants().create_tenant(once("once")).await.unwrap();
+    add("IDEMPOTENCY_CONFLICT", root.tenants().create_tenant(once("twice")).await.unwrap_err());
+    let weak = create_key(&own, pb::ApiKey { roles: vec!["auditor".into()], ..Default::default() });
+    add("PERMISSION_MISSING", weak.await.unwrap_err());
+    told
+}
+
+#[tokio::test]
+async fn every_reason_is_produced_with_its_code_and_all_that_errors_carry() {
+    let app = App::start().await;
+    let code_of = |reason: &str| match reason {
+        "CREDENTIAL_INVALID" => "Unauthenticated",
+        "PERMISSION_MISSING" | "TENANT_MISMATCH" => "PermissionDenied",
+        reason if reason.ends_with("_NOT_FOUND") => "NotFound",
+        reason if reason.ends_with("_ALREADY_EXISTS") => "AlreadyExists",
+        reason if reason.starts_with("INVALID_") && reason != "INVALID_STATE_TRANSITION" => {
+            "InvalidArgument"
+        }
+        "IMMUTABLE_FIELD" | "PARENT_REQUIRED" => "InvalidArgument",
+        "ETAG_MISMATCH" => "Aborted",
+        _ => "FailedPrecondition",
+    };
+    let legacy: BTreeMap<&str, &str> = [
+        ("TENANT_NOT_FOUND", "450"),
+        ("TENANT_ALREADY_EXISTS", "451"),
+        ("PARENT_REQUIRED", "452"),
+        ("PARENT_NOT_FOUND", "453"),
+        ("CANNOT_DELETE_SELF", "462"),
+        ("KEY_NOT_FOUND", "473"),
+        ("ENVIRONMENT_NOT_FOUND", "501"),
+    ]
+    .into();
+
+    let mut produced = BTreeSet::new();
+    for (reason, status) in refusals(&app).await {
+        assert_eq!(told(&status), format!("{} {reason}", code_of(reason)), "{status:?}");
+        let details = status.get_error_details();
+        let info = details.error_info().unwrap();
+        assert_eq!(info.domain, "tenantry");
+        assert_eq!(
+            info.metadata.get("legacy_code").map(String::as_str),
+            legacy.get(reason).copied(),
+            "{reason}"
+        );
+        let correlation_id = status.metadata().get("x-correlation-id").unwrap();
+        assert_eq!(details.request_info().unwrap().request_id, correlation_id.to_str().unwrap());
+        let has_fields = details.bad_request().is_some();
+        assert_eq!(has_fields, status.code() == tonic::Code::InvalidArgument, "{reason}");
+        if status.code() == tonic::Code::FailedPrecondition && reason != "IDEMPOTENCY_CONFLICT" {
+            assert!(details.precondition_failure().is_some(), "{reason}");
+        }
+        assert!(!status.message().is_empty() && status.message().len() < 500, "{reason}");
+        produced.insert(reason);
+    }
+
+    let elsewhere: BTreeSet<&str> = ELSEWHERE.iter().map(|(reason, _)| *reason).collect();
+    let promised = tenantry::rpc::permit::POOL
+        .get_enum_by_name("tenantry.v1.ErrorReason")
+        .unwrap()
+        .values()
+        .map(|value| value.name().trim_start_matches("ERROR_REASON_").to_owned())
+        .collect::<BTreeSet<_>>();
+    let shown: BTreeSet<String> =
+        produced.union(&elsewhere).map(|reason| (*reason).to_owned()).collect();
+    assert_eq!(shown, promised);
+}
+
+#[tokio::test]
+async fn a_database_that_is_away_is_told_as_such_and_found_again() {
+    let app = App::start().await;
+    app.as_root().create(tenant("foo")).await.unwrap();
+    let database = app.database();
+    let mut admin = app.cluster_admin().await;
+    let away = format!(
+        "alter database {database} allow_connections false; \
+         select pg_terminate_backend(pid) from pg_stat_activity where datname = '{database}'"
+    );
+
+    admin.batch_execute(&away).await.unwrap();
+    let refusal = app.as_root().get("foo").await.unwrap_err();
+    let back = format!("alter database {database} allow_connections true");
+    admin.batch_execute(&back).await.unwrap();
+
+    assert_eq!(told(&refusal), "Unavailable DATABASE_UNAVAILABLE");
+    assert!(refusal.get_error_details().retry_info().is_some());
+    assert!(!refusal.message().contains(&database), "nothing of the inside: {}", refusal.message());
+    app.as_root().get("foo").await.unwrap();
+}
+
+#[tokio::test]
+async fn a_pool_whose_connections_are_all_taken_is_told_as_such() {
+    let app = App::start_with(|settings| {
+        settings.pool.size = 1;
+        settings.statement_timeout = std::time::Duration::from_secs(20);
+    })
+    .await;
+    app.as_root().create(tenant("foo")).await.unwrap();
+    let mut holder = app.superuser().await;
+    holder.batch_execute("begin; lock table tenants in access exclusive mode").await.unwrap();
+
+    let first = tokio::spawn({
+        let root = app.as_root();
+        async move { root.get("foo").await }
+    });
+    // The only connection is taken once its statement waits.
+    let waiting = "select count(*) as number from pg_stat_activity \
+                   where datname = current_database() and wait_event_type = 'Lock'";
+    while crate::app::count(&app, waiting).await == 0 {
+        tokio::task::yield_now().await;
+    }
+    let refusal = app.as_root().get("foo").await.unwrap_err();
+    holder.batch_execute("rollback").await.unwrap();
+
+    assert_eq!(told(&refusal), "Unavailable OVERLOADED");
+    assert!(refusal.get_error_details().retry_info().is_some());
+    first.await.unwrap().unwrap();
+}

@@ -1,0 +1,240 @@
+//! What travels beside a request: who calls, for whom, under which id, until when.
+
+use std::time::{Duration, Instant};
+
+use diesel_async::SimpleAsyncConnection as _;
+use tenantry::pb;
+use tonic::{Code, Status};
+use tonic_types::StatusExt as _;
+
+use crate::{
+    app::{App, Caller, count, fields, tenant, told},
+    web::{GRPC_WEB, http},
+};
+
+async fn who_am_i(caller: &Caller) -> Result<tonic::Response<pb::WhoAmIResponse>, Status> {
+    caller.keys().who_am_i(pb::WhoAmIRequest {}).await
+}
+
+/// 4-02: given or made, and on every answer.
+#[tokio::test]
+async fn a_correlation_id_is_on_every_answer_and_in_every_error() {
+    let app = App::start().await;
+    let given = app.as_root().with("x-correlation-id", "order-4711");
+
+    let answer = who_am_i(&given).await.unwrap();
+    let made = who_am_i(&app.as_root()).await.unwrap();
+    let refusal = given.get("unknown").await.unwrap_err();
+    let anonymous = app.anonymous().with("x-correlation-id", "order-4711");
+    let unauthenticated = who_am_i(&anonymous).await.unwrap_err();
+
+    assert_eq!(answer.metadata().get("x-correlation-id").unwrap(), "order-4711");
+    let made = made.metadata().get("x-correlation-id").unwrap().to_str().unwrap().to_owned();
+    assert!(made.parse::<uuid::Uuid>().is_ok(), "{made}");
+    for status in [refusal, unauthenticated] {
+        assert_eq!(status.metadata().get("x-correlation-id").unwrap(), "order-4711");
+        let details = status.get_error_details();
+        assert_eq!(details.request_info().unwrap().request_id, "order-4711");
+    }
+}
+
+#[tokio::test]
+async fn metadata_of_the_wrong_form_is_refused_by_its_key() {
+    let app = App::start().await;
+    app.as_root().create(tenant("foo")).await.unwrap();
+    let long = "a".repeat(129);
+    let cases = [
+        ("x-correlation-id", "with space"),
+        ("x-correlation-id", ""),
+        ("x-correlation-id", &long),
+        ("x-tenant-id", "Not An Id"),
+        ("x-tenant-id", ""),
+        ("x-account-id", "../default"),
+        ("x-account-id", &long),
+        ("grpc-timeout", "soon"),
+        ("grpc-timeout", "123456789S"),
+    ];
+    for (key, value) in cases {
+        let refusal = who_am_i(&app.as_root().with(key, value)).await.unwrap_err();
+
+        assert_eq!(told(&refusal), "InvalidArgument INVALID_METADATA", "{key}: {value:?}");
+        assert_eq!(fields(&refusal), [key], "{value:?}");
+        assert!(refusal.metadata().contains_key("x-correlation-id"));
+    }
+}
+
+#[tokio::test]
+async fn metadata_that_is_there_twice_is_refused_by_its_key() {
+    let app = App::start().await;
+    app.as_root().create(tenant("foo")).await.unwrap();
+    for (key, value) in [
+        ("x-tenant-id", "foo"),
+        ("x-account-id", "default"),
+        ("x-correlation-id", "one"),
+        ("traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"),
+    ] {
+        who_am_i(&app.as_root().with(key, value)).await.unwrap();
+        let refusal = who_am_i(&app.as_root().with(key, value).with(key, value)).await.unwrap_err();
+
+        assert_eq!(told(&refusal), "InvalidArgument INVALID_METADATA", "{key}");
+        assert_eq!(fields(&refusal), [key]);
+    }
+    let two_keys = app.as_root().with("authorization", &format!("Bearer {}", app.root));
+    assert_eq!(fields(&who_am_i(&two_keys).await.unwrap_err()), ["authorization"]);
+}
+
+/// 4-03: whatever is wrong with a key, the answer is the same.
+#[tokio::test]
+async fn a_key_that_is_not_good_is_refused_without_a_hint() {
+    let app = App::start().await;
+    let root = app.as_root();
+    let revoked = root.create_key(&["auditor"]).await;
+    let id = who_am_i(&app.as_key(&revoked)).await.unwrap().into_inner();
+    let request = pb::RevokeApiKeyRequest {
+        api_key_id: id.api_key.unwrap().api_key_id,
+        reason: "lost".into(),
+        ..Default::default()
+    };
+    root.keys().revoke_api_key(request).await.unwrap();
+    let expiring = pb::CreateApiKeyRequest {
+        api_key: Some(pb::ApiKey {
+            roles: vec!["auditor".into()],
+            expire_time: Some(prost_types::Timestamp {
+                seconds: (app.shared.clock.now() + chrono::TimeDelta::minutes(1)).timestamp(),
+                nanos: 0,
+            }),
+            ..Default::default()
+        }),
+        ..Default::default()
+    };
+    let expired = root.keys().create_api_key(expiring).await.unwrap().into_inner().secret;
+    who_am_i(&app.as_key(&expired)).await.unwrap();
+    app.shared.clock.advance(chrono::TimeDelta::minutes(2));
+    let (head, tail) = app.root.split_at(20);
+    let flipped = format!("{head}{}{}", if tail.starts_with('a') { "b" } else { "a" }, &tail[1..]);
+
+    let refused = [
+        app.anonymous(),
+        app.anonymous().with("authorization", ""),
+        app.anonymous().with("authorization", "Bearer"),
+        app.anonymous().with("authorization", "Bearer "),
+        app.anonymous().with("authorization", &format!("Basic {}", app.root)),
+        app.anonymous().with("authorization", &app.root),
+        app.as_key("tk_any_nonsense"),
+        app.as_key(&app.root[..app.root.len() - 1]),
+        app.as_key(&flipped),
+        app.as_key(&revoked),
+        app.as_key(&expired),
+    ];
+    let mut messages = Vec::new();
+    for caller in refused {
+        let refusal = who_am_i(&caller).await.unwrap_err();
+        assert_eq!(told(&refusal), "Unauthenticated CREDENTIAL_INVALID");
+        messages.push(refusal.message().to_owned());
+    }
+    messages.dedup();
+    assert_eq!(messages.len(), 1);
+    let lower_case = app.anonymous().with("authorization", &format!("bearer  {} ", app.root));
+    who_am_i(&lower_case).await.unwrap();
+}
+
+/// 4-01: to the letter, where the operator wants it so.
+#[tokio::test]
+async fn strict_metadata_asks_for_account_and_tenant_where_a_call_acts_on_a_tenant() {
+    let app = App::start_with(|settings| settings.strict_metadata = true).await;
+    let root = app.as_root();
+    let new = root.with("x-account-id", "default");
+    new.create(tenant("foo")).await.unwrap();
+
+    let refusal = root.get("foo").await.unwrap_err();
+    let half = root.with("x-tenant-id", "foo").get("").await.unwrap_err();
+    let whole = root.with("x-tenant-id", "foo").with("x-account-id", "default").get("").await;
+
+    assert_eq!(told(&refusal), "InvalidArgument INVALID_METADATA");
+    assert_eq!(fields(&refusal), ["x-account-id", "x-tenant-id"]);
+    assert_eq!(fields(&half), ["x-account-id"]);
+    assert_eq!(whole.unwrap().tenant_id, "foo");
+}
+
+#[tokio::test]
+async fn the_tenant_of_a_call_is_told_in_its_answer() {
+    let app = App::start().await;
+    let root = app.as_root();
+    root.create(tenant("foo")).await.unwrap();
+    let key = app.as_key(&root.with("x-tenant-id", "foo").create_key(&["tenant-admin"]).await);
+
+    let answer = who_am_i(&key).await.unwrap();
+    let named = who_am_i(&root.with("x-tenant-id", "foo")).await.unwrap();
+
+    for answer in [answer, named] {
+        assert_eq!(answer.metadata().get("x-tenant-id").unwrap(), "foo");
+        assert_eq!(answer.into_inner().tenant_id, "foo");
+    }
+    assert!(who_am_i(&root).await.unwrap().metadata().get("x-tenant-id").is_none());
+}
+
+/// Calls with a deadline and answers what comes back. Not by tonic's client, whose own timer would
+/// answer first.
+async fn late(app: &App, method: &str, timeout: &str, message: &impl prost::Message) -> String {
+    let bearer = format!("Bearer {}", app.root);
+    let headers = [GRPC_WEB, ("authorization", &*bearer), ("grpc-timeout", timeout)];
+    let message = message.encode_to_vec();
+    let length = u32::try_from(message.len()).unwrap().to_be_bytes();
+    let framed = [&[0], &length[..], &message].concat();
+    let path = format!("/tenantry.v1.TenantService/{method}");
+    http(app, "POST", &path, &headers, &framed).await.replace(": ", ":")
+}
+
+#[tokio::test]
+async fn a_deadline_reaches_the_database_and_ends_the_statement_that_waits() {
+    let app = App::start().await;
+    app.as_root().create(tenant("foo")).await.unwrap();
+    let mut holder = app.superuser().await;
+    holder.batch_execute("begin; lock table tenants in access exclusive mode").await.unwrap();
+    let request = pb::UpdateTenantRequest {
+        tenant: Some(pb::Tenant {
+            tenant_id: "foo".into(),
+            tag: Some("late".into()),
+            ..Default::default()
+        }),
+        ..Default::default()
+    };
+
+    let answer = late(&app, "UpdateTenant", "400m", &request).await;
+
+    assert!(answer.contains("grpc-status:4"), "{answer}");
+    assert!(answer.contains("grpc-status-details-bin"), "{answer}");
+    assert!(answer.contains("x-correlation-id"), "{answer}");
+    let waiting = "select count(*) as number from pg_stat_activity \
+                   where datname = current_database() and wait_event_type = 'Lock'";
+    let start = Instant::now();
+    while count(&app, waiting).await > 0 {
+        // Without the deadline the service's own limit would end it, after 5 seconds.
+        assert!(start.elapsed() < Duration::from_secs(3), "the statement waits on");
+        tokio::task::yield_now().await;
+    }
+    holder.batch_execute("rollback").await.unwrap();
+    assert_eq!(app.as_root().get("foo").await.unwrap().tag(), "");
+}
+
+#[tokio::test]
+async fn a_deadline_that_has_passed_changes_nothing() {
+    let app = App::start().await;
+    let request = pb::CreateTenantRequest { tenant: Some(tenant("foo")), ..Default::default() };
+
+    let answer = late(&app, "CreateTenant", "1n", &request).await;
+
+    assert!(answer.contains("grpc-status:4"), "{answer}");
+    assert_eq!(count(&app, "select count(*) as number from tenants").await, 0);
+}
+
+#[tokio::test]
+async fn metadata_without_end_is_refused_and_the_service_lives_on() {
+    let app = App::start().await;
+    let much = app.as_root().with("x-note", &"n".repeat(1_000_000));
+
+    let refusal = who_am_i(&much).await.unwrap_err();
+
+    assert_ne!(refusal.code(), Code::Ok);
+    who_am_i(&app.as_root()).await.unwrap();
+}
