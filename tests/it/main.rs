@@ -9,6 +9,7 @@ mod contract;
 mod crash;
 mod database_tls;
 mod errors;
+mod isolation;
 mod metadata;
 mod mutations;
 mod smoke;

@@ -1,0 +1,487 @@
+//! What a key does not reach it neither sees nor changes, through any method.
+
+use std::collections::BTreeMap;
+
+use prost_reflect::{DynamicMessage, MethodDescriptor, prost::Message as _};
+use tenantry::{pb, rpc::permit::POOL};
+use tonic::Status;
+
+use crate::app::{App, Caller, fields, rows, tenant, told};
+
+/// Two accounts, each with a service provider and a tenant below it, and keys of every kind.
+struct World {
+    app: App,
+    /// Callers of the account `ours`, by the kind of their key.
+    strangers: BTreeMap<&'static str, Caller>,
+    /// The id of a key of the tenant `theirs-low`.
+    their_key: String,
+    /// Its text.
+    their_secret: String,
+}
+
+async fn world() -> World {
+    let app = App::start().await;
+    let root = app.as_root();
+    let mut strangers = BTreeMap::new();
+    for account in ["ours", "theirs"] {
+        let admin = app.account(account).await;
+        let provider = pb::Tenant {
+            organization_kind: pb::OrganizationKind::ServiceProvider.into(),
+            ..tenant(&format!("{account}-high"))
+        };
+        admin.create(provider).await.unwrap();
+        let below = pb::Tenant {
+            parent_tenant_id: Some(format!("{account}-high")),
+            default_domain: Some(format!("{account}.example.com")),
+            code: Some(format!("CODE{}", account.to_uppercase())),
+            hostname: Some(format!("{account}.example.org")),
+            external_ids: [("1".to_owned(), format!("{account}-external"))].into(),
+            ..tenant(&format!("{account}-low"))
+        };
+        let request = pb::CreateTenantRequest {
+            tenant: Some(below),
+            auto_create_domain: Some(true),
+            ..Default::default()
+        };
+        root.with("x-account-id", account).tenants().create_tenant(request).await.unwrap();
+        if account == "ours" {
+            strangers.insert("account-admin", admin);
+        }
+    }
+    for (kind, tenant, role) in [
+        ("tenant-admin", "ours-low", "tenant-admin"),
+        ("tenant-auditor", "ours-low", "auditor"),
+        ("provider", "ours-high", "service-provider-admin"),
+        ("tenant-management", "ours-low", "tenant-management"),
+    ] {
+        let key = root.with("x-tenant-id", tenant).create_key(&[role]).await;
+        strangers.insert(kind, app.as_key(&key));
+    }
+    let reseller = pb::ApiKey {
+        roles: vec!["reseller".into()],
+        reseller_id: "north".into(),
+        ..Default::default()
+    };
+    let request = pb::CreateApiKeyRequest { api_key: Some(reseller), ..Default::default() };
+    let reseller = root.with("x-account-id", "ours").keys().create_api_key(request).await.unwrap();
+    strangers.insert("reseller", app.as_key(&reseller.into_inner().secret));
+    let request = pb::CreateApiKeyRequest {
+        api_key: Some(pb::ApiKey { roles: vec!["tenant-admin".into()], ..Default::default() }),
+        ..Default::default()
+    };
+    let theirs = root.with("x-tenant-id", "theirs-low").keys().create_api_key(request).await;
+    let theirs = theirs.unwrap().into_inner();
+    World {
+        app,
+        strangers,
+        their_key: theirs.api_key.unwrap().api_key_id,
+        their_secret: theirs.secret,
+    }
+}
+
+/// What somebody would send who is after what belongs to the account `theirs`.
+///
+/// A method that is missing here fails the test below: each new one says how it could be abused.
+fn attacks(world: &World, method: &MethodDescriptor) -> Vec<String> {
+    let key = &world.their_key;
+    let named = |json: &str| vec![json.to_owned()];
+    match method.name() {
+        "GetTenant" | "DeleteTenant" | "UndeleteTenant" => {
+            vec![r#"{"tenant_id": "theirs-low"}"#.into(), r#"{"tenant_id": "theirs-high"}"#.into()]
+        }
+        "UpdateTenant" => named(r#"{"tenant": {"tenant_id": "theirs-low", "tag": "owned"}}"#),
+        "CreateTenant" => ["account_id\": \"theirs", "parent_tenant_id\": \"theirs-high"]
+            .iter()
+            .map(|target| {
+                format!(
+                    r#"{{"tenant": {{"name": "n", "description": "", "type": "TENANT_TYPE_CLIENT",
+                    "organization_kind": "ORGANIZATION_KIND_ENTERPRISE", "{target}"}}}}"#
+                )
+            })
+            .collect(),
+        "LookupTenant" => [
+            r#"{"code": "CODETHEIRS"}"#,
+            r#"{"hostname": "theirs.example.org"}"#,
+            r#"{"external_id": {"key": "1", "value": "theirs-external"}}"#,
+        ]
+        .map(str::to_owned)
+        .into(),
+        "ListTenants" => [
+            "{}",
+            r#"{"show_deleted": true}"#,
+            r#"{"filter": "tenant_id = \"theirs-low\""}"#,
+            r#"{"filter": "NOT tenant_id = \"x\""}"#,
+            r#"{"filter": "parent_tenant_id = \"theirs-high\""}"#,
+            r#"{"filter": "external_ids.1 = \"theirs-external\""}"#,
+        ]
+        .map(str::to_owned)
+        .into(),
+        "GetAccount" | "DeleteAccount" => named(r#"{"account_id": "theirs"}"#),
+        "UpdateAccount" => named(r#"{"account": {"account_id": "theirs", "name": "owned"}}"#),
+        "CreateAccount" => named(r#"{"account": {"account_id": "new", "name": "New"}}"#),
+        "ListAccounts" | "ListDomains" | "ListApiKeys" => {
+            vec!["{}".into(), r#"{"filter": "NOT create_time < \"2000-01-01T00:00:00Z\""}"#.into()]
+        }
+        "GetDomain" | "DeleteDomain" => named(r#"{"domain_id": "theirs.example.com"}"#),
+        "CreateDomain" => named(r#"{"domain": {"domain_id": "new.example.com"}}"#),
+        "DeleteEnvironment" => named(r#"{"environment_id": "sod"}"#),
+        "CreateEnvironment" => named(r#"{"environment": {"environment_id": "x", "name": "X"}}"#),
+        "UpdateEnvironment" => {
+            named(r#"{"environment": {"environment_id": "sod", "name": "owned"}}"#)
+        }
+        "CreateApiKey" => [
+            r#""scope": "API_KEY_SCOPE_SYSTEM""#,
+            r#""account_id": "theirs""#,
+            r#""tenant_id": "theirs-low""#,
+            r#""scope": "API_KEY_SCOPE_SYSTEM", "account_id": "theirs""#,
+        ]
+        .map(|target| format!(r#"{{"api_key": {{"roles": ["auditor"], {target}}}}}"#))
+        .into(),
+        "RevokeApiKey" => {
+            vec![format!(r#"{{"api_key_id": "{key}", "reason": "sabotage"}}"#)]
+        }
+        "VerifyKey" => {
+            vec![format!(r#"{{"key": "{}", "environment": "sod"}}"#, world.their_secret)]
+        }
+        // They concern nobody's data: the caller's own key, and what all may know.
+        "WhoAmI" | "ListRoles" | "ListEnvironments" => named("{}"),
+        "GetEnvironment" => named(r#"{"environment_id": "sod"}"#),
+        unknown => panic!("say how {unknown} could be abused"),
+    }
+}
+
+fn message(method: &MethodDescriptor, json: &str) -> Vec<u8> {
+    let mut json = serde_json::Deserializer::from_str(json);
+    DynamicMessage::deserialize(method.input(), &mut json).unwrap().encode_to_vec()
+}
+
+/// All records as a superuser sees them, but for what calls leave behind by being made.
+async fn everything(app: &App) -> Vec<String> {
+    #[derive(diesel::QueryableByName)]
+    struct Row {
+        #[diesel(sql_type = diesel::sql_types::Text)]
+        text: String,
+    }
+    let query = "select t::text as text from tenants t union all select a::text from accounts a
+        union all select k::text from api_keys k union all select d::text from domains d
+        union all select e::text from environments e order by 1";
+    let rows: Vec<Row> =
+        diesel_async::RunQueryDsl::load(diesel::sql_query(query), &mut app.superuser().await)
+            .await
+            .unwrap();
+    rows.into_iter().map(|row| row.text).collect()
+}
+
+#[tokio::test]
+async fn no_method_shows_or_changes_what_belongs_to_somebody_else() {
+    let world = world().await;
+    let app = &world.app;
+    let records = everything(app).await;
+    let before = rows(app).await;
+    let mut refused = 0;
+
+    for (kind, stranger) in &world.strangers {
+        for caller in [
+            stranger.clone(),
+            stranger.with("x-account-id", "theirs"),
+            stranger.with("x-tenant-id", "theirs-low"),
+        ] {
+            for service in POOL.services() {
+                for method in service.methods() {
+                    let path = format!("/{}/{}", service.full_name(), method.name());
+                    for json in attacks(&world, &method) {
+                        let what = format!("{kind} {} {json}", method.name());
+
+                        match caller.raw(&path, message(&method, &json)).await {
+                            Ok(answer) => {
+                                let answer =
+                                    DynamicMessage::decode(method.output(), &*answer).unwrap();
+                                let text = answer.to_string();
+                                assert!(!text.contains("theirs"), "{what}: {text}");
+                                assert!(!text.contains(&world.their_key), "{what}: {text}");
+                            }
+                            Err(status) => {
+                                let told = told(&status);
+                                let is_closed = told.starts_with("NotFound")
+                                    || told.starts_with("PermissionDenied")
+                                    || told == "InvalidArgument PARENT_REQUIRED";
+                                assert!(is_closed, "{what}: {told} {}", status.message());
+                                // What there is is refused as what there is not.
+                                assert!(!told.contains("ALREADY_EXISTS"), "{what}: {told}");
+                                refused += 1;
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    assert!(refused > 300, "{refused}");
+    assert_eq!(everything(app).await, records);
+    assert_eq!(rows(app).await, before);
+}
+
+/// The positive control: the very same requests are answered to whom it belongs.
+#[tokio::test]
+async fn whom_it_belongs_to_sees_it() {
+    let world = world().await;
+    let theirs = world.app.as_key(&world.their_secret);
+    let root = world.app.as_root();
+
+    assert_eq!(theirs.get("").await.unwrap().tenant_id, "theirs-low");
+    assert_eq!(theirs.list("", "").await.unwrap(), ["theirs-low"]);
+    assert_eq!(root.get("theirs-low").await.unwrap().tenant_id, "theirs-low");
+    let provider = &world.strangers["provider"];
+    assert_eq!(provider.list("", "tenant_id").await.unwrap(), ["ours-high", "ours-low"]);
+    let account = &world.strangers["account-admin"];
+    assert_eq!(account.list("", "tenant_id").await.unwrap(), ["ours-high", "ours-low"]);
+}
+
+/// 4-04: another tenant in the metadata than the key's own.
+#[tokio::test]
+async fn metadata_that_contradicts_the_key_is_a_mismatch() {
+    let world = world().await;
+    let own = &world.strangers["tenant-admin"];
+
+    for caller in [
+        own.with("x-tenant-id", "theirs-low"),
+        own.with("x-tenant-id", "nobody"),
+        own.with("x-tenant-id", "ours-high"),
+        own.with("x-account-id", "theirs"),
+    ] {
+        let refusal = caller.get("").await.unwrap_err();
+        assert_eq!(told(&refusal), "PermissionDenied TENANT_MISMATCH");
+    }
+    let two = world.app.as_root().with("x-tenant-id", "ours-low").get("ours-high").await;
+    assert_eq!(told(&two.unwrap_err()), "PermissionDenied TENANT_MISMATCH");
+    own.with("x-tenant-id", "ours-low").with("x-account-id", "ours").get("").await.unwrap();
+}
+
+/// 3-26: a service provider's admin and an auditor reach below, others do not.
+#[tokio::test]
+async fn only_a_provider_and_an_auditor_reach_below_their_own_tenant() {
+    let world = world().await;
+    let root = world.app.as_root();
+    for (role, reaches) in [
+        ("service-provider-admin", true),
+        ("auditor", true),
+        ("tenant-admin", false),
+        ("tenant-management", false),
+    ] {
+        let key = root.with("x-tenant-id", "ours-high").create_key(&[role]).await;
+        let caller = world.app.as_key(&key);
+
+        let below = caller.get("ours-low").await;
+
+        assert_eq!(below.is_ok(), reaches, "{role}");
+        if let Err(status) = below {
+            assert_eq!(told(&status), "NotFound TENANT_NOT_FOUND", "{role}");
+        }
+        let named = caller.with("x-tenant-id", "ours-low").get("").await;
+        assert_eq!(named.is_ok(), reaches, "{role}");
+    }
+}
+
+/// Below what is above: no tenant raises itself.
+#[tokio::test]
+async fn a_tenants_own_key_changes_of_its_record_only_what_is_its_own_to_say() {
+    const OWN: &[&str] = &[
+        "name",
+        "description",
+        "tag",
+        "address",
+        "contact",
+        "support_email",
+        "profile",
+        "labels",
+        "use_tenant_languages",
+    ];
+    let world = world().await;
+    let own = &world.strangers["tenant-admin"];
+    let descriptor = POOL.get_message_by_name("tenantry.v1.Tenant").unwrap();
+    let stored = own.get("").await.unwrap();
+    let values: BTreeMap<&str, &str> = [
+        ("name", r#""New""#),
+        ("description", r#""new""#),
+        ("tag", r#""new""#),
+        ("address", r#"{"locality": "Brussels"}"#),
+        ("contact", r#"{"name": "New"}"#),
+        ("support_email", r#""new@example.com""#),
+        ("profile", r#"{"new": 1}"#),
+        ("labels", r#"{"new": "1"}"#),
+        ("use_tenant_languages", "true"),
+        ("tenant_id", r#""other""#),
+        ("account_id", r#""theirs""#),
+        ("code", r#""OTHER""#),
+        ("type", r#""TENANT_TYPE_CLIENT""#),
+        ("organization_kind", r#""ORGANIZATION_KIND_SERVICE_PROVIDER""#),
+        ("service_line", r#""SERVICE_LINE_ISSUANCE""#),
+        ("parent_tenant_id", r#""theirs-high""#),
+        ("console", "true"),
+        ("contract_mode", r#""CONTRACT_MODE_TRIAL""#),
+        ("hostname", r#""other.example.org""#),
+        ("default_domain", r#""theirs.example.com""#),
+        ("external_ids", r#"{"1": "other"}"#),
+        ("use_custom_routing_profile", "true"),
+        ("sp_idp", "true"),
+    ]
+    .into();
+
+    for field in descriptor.fields() {
+        let name = field.name();
+        let Some(value) = values.get(name) else {
+            // Sent or not, the service sets these itself.
+            assert!(
+                ["uid", "state", "status_details", "etag"].contains(&name)
+                    || name.ends_with("_time"),
+                "say what happens to {name}"
+            );
+            continue;
+        };
+        let json = format!(r#"{{"tenant": {{"{name}": {value}}}}}"#);
+        let update = POOL
+            .get_service_by_name("tenantry.v1.TenantService")
+            .unwrap()
+            .methods()
+            .find(|method| method.name() == "UpdateTenant")
+            .unwrap();
+
+        let answer =
+            own.raw("/tenantry.v1.TenantService/UpdateTenant", message(&update, &json)).await;
+
+        match answer {
+            Ok(_) => assert!(OWN.contains(&name), "{name} was raised"),
+            Err(status) => {
+                assert!(!OWN.contains(&name), "{name}: {status:?}");
+                let told = told(&status);
+                assert!(
+                    told.starts_with("PermissionDenied")
+                        || told.starts_with("NotFound")
+                        || told.starts_with("InvalidArgument"),
+                    "{name}: {told}"
+                );
+            }
+        }
+    }
+    let now = own.get("").await.unwrap();
+    assert_eq!(now.name(), "New");
+    assert_eq!(
+        (now.hostname(), now.default_domain(), now.contract_mode()),
+        (stored.hostname(), stored.default_domain(), stored.contract_mode())
+    );
+}
+
+async fn try_key(caller: &Caller, key: pb::ApiKey) -> Result<pb::ApiKey, Status> {
+    let request = pb::CreateApiKeyRequest { api_key: Some(key), ..Default::default() };
+    Ok(caller.keys().create_api_key(request).await?.into_inner().api_key.unwrap())
+}
+
+/// 4-15: what a key grants lies within what its creator may do.
+#[tokio::test]
+async fn no_key_makes_a_key_that_may_more_than_itself() {
+    let world = world().await;
+    let roles = world.app.as_root().keys().list_roles(pb::ListRolesRequest::default()).await;
+    let roles = roles.unwrap().into_inner().roles;
+    let permissions =
+        |id: &str| roles.iter().find(|role| role.role_id == id).unwrap().permissions.clone();
+
+    for (kind, own_role) in [("account-admin", "account-admin"), ("tenant-admin", "tenant-admin")] {
+        let caller = &world.strangers[kind];
+        let own = permissions(own_role);
+        for role in &roles {
+            let key = pb::ApiKey {
+                roles: vec![role.role_id.clone()],
+                reseller_id: if role.role_id == "reseller" {
+                    "north".into()
+                } else {
+                    String::new()
+                },
+                ..Default::default()
+            };
+            let Ok(made) = try_key(caller, key).await else { continue };
+            let more: Vec<_> =
+                made.permissions.iter().filter(|granted| !own.contains(granted)).collect();
+            assert!(more.is_empty(), "{kind} made {}, with {more:?}", role.role_id);
+            assert_eq!(made.account_id, "ours");
+        }
+        for wider in [pb::ApiKeyScope::System, pb::ApiKeyScope::Account] {
+            let key = pb::ApiKey {
+                roles: vec!["key-verifier".into()],
+                scope: wider.into(),
+                ..Default::default()
+            };
+            let made = try_key(caller, key).await;
+            let may = kind == "account-admin" && wider == pb::ApiKeyScope::Account;
+            assert_eq!(made.is_ok(), may, "{kind} {wider:?} {made:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_page_token_of_somebody_else_shows_nothing_of_theirs() {
+    let world = world().await;
+    let request = pb::ListTenantsRequest { page_size: 1, ..Default::default() };
+    let page = world.app.as_root().tenants().list_tenants(request).await.unwrap().into_inner();
+
+    let request = pb::ListTenantsRequest { page_token: page.next_page_token, ..Default::default() };
+    let answer = world.strangers["tenant-admin"].tenants().list_tenants(request).await;
+
+    match answer {
+        Ok(answer) => {
+            for tenant in answer.into_inner().tenants {
+                assert_eq!(tenant.tenant_id, "ours-low");
+            }
+        }
+        Err(status) => assert_eq!(fields(&status), ["page_token"]),
+    }
+}
+
+#[tokio::test]
+async fn a_stored_answer_is_not_replayed_to_another_key() {
+    let world = world().await;
+    let request = pb::CreateApiKeyRequest {
+        api_key: Some(pb::ApiKey { roles: vec!["tenant-management".into()], ..Default::default() }),
+        request_id: "same".into(),
+        ..Default::default()
+    };
+    let first = &world.strangers["tenant-admin"];
+    let second = world.app.as_root().with("x-tenant-id", "ours-low");
+    let second = world.app.as_key(&second.create_key(&["tenant-admin"]).await);
+
+    let one = first.keys().create_api_key(request.clone()).await.unwrap().into_inner();
+    let two = second.keys().create_api_key(request).await.unwrap().into_inner();
+
+    assert_ne!(one.secret, two.secret);
+}
+
+/// 1-46: nor does it through a deleted tenant's keys.
+#[tokio::test]
+async fn keys_of_a_deleted_tenant_rest_until_it_is_back() {
+    let world = world().await;
+    let own = &world.strangers["tenant-admin"];
+    let root = world.app.as_root();
+
+    root.delete("ours-low").await.unwrap();
+    let refusal = own.get("").await.unwrap_err();
+    root.undelete("ours-low").await.unwrap();
+
+    assert_eq!(told(&refusal), "FailedPrecondition TENANT_NOT_ACTIVE");
+    own.get("").await.unwrap();
+}
+
+#[tokio::test]
+async fn a_revoked_key_is_refused_from_the_next_call_on() {
+    let world = world().await;
+    let theirs = world.app.as_key(&world.their_secret);
+    theirs.get("").await.unwrap();
+    let request = pb::RevokeApiKeyRequest {
+        api_key_id: world.their_key.clone(),
+        reason: "lost".into(),
+        ..Default::default()
+    };
+
+    world.app.as_root().keys().revoke_api_key(request).await.unwrap();
+
+    assert_eq!(told(&theirs.get("").await.unwrap_err()), "Unauthenticated CREDENTIAL_INVALID");
+}
