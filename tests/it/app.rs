@@ -161,6 +161,11 @@ impl App {
         connect(&cluster().await.url(SUPERUSER, "postgres")).await
     }
 
+    /// The URL of the service's own login on this database.
+    pub async fn service_url(&self) -> String {
+        cluster().await.url("tenantry", &self.database)
+    }
+
     /// The name of the database.
     pub fn database(&self) -> String {
         self.database.clone()

@@ -14,4 +14,5 @@ mod metadata;
 mod mutations;
 mod smoke;
 mod start;
+mod walls;
 mod web;

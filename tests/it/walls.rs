@@ -1,0 +1,472 @@
+//! The second wall: what Postgres lets each role and scope see and change, whatever the service asks.
+//!
+//! Everything here is raw SQL through the service's own login, as if every `WHERE` had been forgotten.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use diesel::{
+    QueryableByName, sql_query,
+    sql_types::{BigInt, Text},
+};
+use diesel_async::{AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection as _};
+use tenantry::{
+    db::{Role, Scope, Transaction},
+    error::Error,
+    pb,
+};
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use crate::app::{App, count, tenant};
+
+#[derive(QueryableByName)]
+struct Line {
+    #[diesel(sql_type = Text)]
+    text: String,
+}
+
+async fn lines(conn: &mut AsyncPgConnection, query: &str) -> Result<Vec<String>, Error> {
+    let lines: Vec<Line> = sql_query(query).load(conn).await?;
+    Ok(lines.into_iter().map(|line| line.text).collect())
+}
+
+async fn rows_of(conn: &mut AsyncPgConnection, table: &str) -> Result<i64, Error> {
+    #[derive(QueryableByName)]
+    struct Number {
+        #[diesel(sql_type = BigInt)]
+        number: i64,
+    }
+    let query = format!("select count(*) as number from {table}");
+    Ok(sql_query(query).get_result::<Number>(conn).await?.number)
+}
+
+fn soon() -> Instant {
+    Instant::now() + Duration::from_secs(20)
+}
+
+/// Two accounts; in each a service provider, a tenant below it, one of a reseller; keys of each.
+struct World {
+    app: App,
+    uids: BTreeMap<String, Uuid>,
+}
+
+impl World {
+    async fn new() -> Self {
+        let app = App::start().await;
+        for account in ["a", "b"] {
+            let admin = app.account(account).await;
+            let high = pb::Tenant {
+                organization_kind: pb::OrganizationKind::ServiceProvider.into(),
+                ..tenant(&format!("{account}-high"))
+            };
+            admin.create(high).await.unwrap();
+            let low = pb::Tenant {
+                parent_tenant_id: Some(format!("{account}-high")),
+                external_ids: [("1".to_owned(), "x".to_owned())].into(),
+                ..tenant(&format!("{account}-low"))
+            };
+            admin.create(low).await.unwrap();
+            admin.create(tenant(&format!("{account}-sold"))).await.unwrap();
+            for id in ["high", "low", "sold"] {
+                let id = format!("{account}-{id}");
+                app.as_root().with("x-tenant-id", &id).create_key(&["tenant-admin"]).await;
+            }
+        }
+        let mut superuser = app.superuser().await;
+        superuser
+            .batch_execute("update tenants set reseller_id = 'north' where tenant_id like '%-sold'")
+            .await
+            .unwrap();
+        #[derive(QueryableByName)]
+        struct Named {
+            #[diesel(sql_type = Text)]
+            tenant_id: String,
+            #[diesel(sql_type = diesel::sql_types::Uuid)]
+            uid: Uuid,
+        }
+        let named: Vec<Named> =
+            sql_query("select tenant_id, uid from tenants").load(&mut superuser).await.unwrap();
+        let uids = named.into_iter().map(|row| (row.tenant_id, row.uid)).collect();
+        Self { app, uids }
+    }
+
+    async fn within(&self, scope: &Scope) -> Transaction {
+        self.app.shared.database.begin(scope, None, soon()).await.unwrap()
+    }
+
+    /// Each scope with the tenants that it is to see.
+    fn scopes(&self) -> Vec<(Scope, Vec<&'static str>)> {
+        let uid = |id: &str| self.uids[id];
+        let reseller = Scope::Reseller { account: "a".into(), reseller: "north".into() };
+        vec![
+            (Scope::System, vec!["a-high", "a-low", "a-sold", "b-high", "b-low", "b-sold"]),
+            (Scope::Account("a".into()), vec!["a-high", "a-low", "a-sold"]),
+            (Scope::Tenant(uid("a-low")), vec!["a-low"]),
+            (Scope::Tenants(vec![uid("a-low"), uid("b-low")]), vec!["a-low", "b-low"]),
+            (Scope::Tenants(vec![]), vec![]),
+            (Scope::Provider(uid("a-high")), vec!["a-high", "a-low"]),
+            (Scope::Provider(uid("a-low")), vec!["a-low"]),
+            (reseller, vec!["a-sold"]),
+            (Scope::Publisher("a".into()), vec![]),
+            (Scope::Account("nobody".into()), vec![]),
+            (Scope::Account(String::new()), vec![]),
+            (Scope::Tenant(Uuid::nil()), vec![]),
+        ]
+    }
+}
+
+const IDS: &str = "select tenant_id as text from tenants order by tenant_id";
+
+#[tokio::test]
+async fn each_scope_sees_its_own_rows_of_every_table_and_no_others() {
+    let world = World::new().await;
+    for (scope, seen) in world.scopes() {
+        let mut within = world.within(&scope).await;
+
+        assert_eq!(lines(within.conn(), IDS).await.unwrap(), seen, "{scope:?}");
+        let owners = [
+            ("tenant_directory", "claim.tenant_uid"),
+            ("tenant_external_ids", "claim.tenant_uid"),
+            ("api_keys", "claim.tenant_uid"),
+        ];
+        for (table, owner) in owners {
+            let query = format!(
+                "select distinct t.tenant_id as text from {table} claim \
+                 join tenants t on t.uid = {owner} order by 1"
+            );
+            let expected: Vec<&str> = if table == "tenant_external_ids" {
+                seen.iter().copied().filter(|id| id.ends_with("-low")).collect()
+            } else {
+                seen.clone()
+            };
+            let found = lines(within.conn(), &query).await.unwrap();
+            assert_eq!(found, expected, "{scope:?} {table}");
+        }
+        within.rollback().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn no_row_is_counted_that_belongs_to_a_hidden_tenant() {
+    let world = World::new().await;
+    for (scope, seen) in world.scopes() {
+        let mut within = world.within(&scope).await;
+        for table in ["tenant_directory", "tenant_external_ids", "api_keys"] {
+            let owned = format!("{table} where tenant_uid is not null");
+            let of_seen = format!(
+                "{table} c join tenants t on t.uid = c.tenant_uid where t.tenant_id = any('{{{}}}')",
+                seen.join(",")
+            );
+
+            let visible = rows_of(within.conn(), &owned).await.unwrap();
+
+            assert_eq!(
+                visible,
+                rows_of(within.conn(), &of_seen).await.unwrap(),
+                "{scope:?} {table}"
+            );
+            assert_eq!(
+                visible == 0,
+                seen.is_empty()
+                    || (table == "tenant_external_ids"
+                        && !seen.iter().any(|id| id.ends_with("-low"))),
+                "{scope:?} {table}"
+            );
+        }
+        within.rollback().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn each_scope_changes_its_own_rows_and_no_others() {
+    let world = World::new().await;
+    for (scope, seen) in world.scopes() {
+        let mut within = world.within(&scope).await;
+
+        let updated = sql_query("update tenants set tag = 'touched'").execute(within.conn()).await;
+
+        // A scope for reads alone is refused as a whole.
+        match (&scope, updated) {
+            (Scope::Tenants(tenants), updated) if !tenants.is_empty() => {
+                assert!(updated.is_err(), "{scope:?}");
+            }
+            (_, updated) => assert_eq!(updated.unwrap(), seen.len(), "{scope:?}"),
+        }
+        within.rollback().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn no_row_can_be_moved_or_written_out_of_a_scope() {
+    let world = World::new().await;
+    let (low, theirs) = (world.uids["a-low"], world.uids["b-low"]);
+    let external = format!(
+        "insert into tenant_external_ids (tenant_uid, key, value) values ('{theirs}', '2', 'x')"
+    );
+    let claim = format!(
+        "insert into tenant_directory (kind, key, tenant_uid) values ('HOSTNAME', 'x', '{theirs}')"
+    );
+    let event = format!(
+        "insert into events (event_id, type, method, account_id, tenant_uid, resource_type, \
+         resource_id, actor, correlation_id, event_time) values \
+         (gen_random_uuid(), 'a.b', 'm', 'b', '{theirs}', 'r', 'i', 'a', 'c', now())"
+    );
+    let attempts = [
+        ("a tenant into another account", "update tenants set account_id = 'b'".to_owned()),
+        ("an external id of another tenant", external),
+        ("a claim of another tenant", claim),
+        ("an event of another tenant", event),
+        (
+            "a key into another account",
+            "update api_keys set account_id = 'b', tenant_uid = null, scope = 'ACCOUNT'".to_owned(),
+        ),
+    ];
+    for scope in [Scope::Tenant(low), Scope::Account("a".into()), Scope::Provider(low)] {
+        for (what, statement) in &attempts {
+            // What a tenant's own scope lets pass here, the service's statements do not offer.
+            if *what == "a tenant into another account" && !matches!(scope, Scope::Account(_)) {
+                continue;
+            }
+            let mut within = world.within(&scope).await;
+
+            let done = sql_query(statement).execute(within.conn()).await;
+
+            assert!(done.is_err(), "{scope:?}: {what}: {done:?}");
+            within.rollback().await.unwrap();
+        }
+    }
+}
+
+#[tokio::test]
+async fn without_a_scope_there_is_nothing_not_even_after_one_was_set() {
+    let world = World::new().await;
+    let url = world.app.service_url().await;
+    let mut conn = tenantry::db::connect(&url).await.unwrap();
+    let uid = world.uids["a-low"];
+
+    // As the login itself: it has taken on no role, so it has no right at all.
+    assert!(rows_of(&mut conn, "tenants").await.is_err());
+    conn.batch_execute("begin; set local role tenantry_service").await.unwrap();
+    assert_eq!(rows_of(&mut conn, "tenants").await.unwrap(), 0, "fresh");
+    conn.batch_execute("commit").await.unwrap();
+    for end in ["commit", "rollback"] {
+        conn.batch_execute("begin; set local role tenantry_service").await.unwrap();
+        let set = format!("select set_config('tenantry.tenant', '{uid}', true)");
+        conn.batch_execute(&set).await.unwrap();
+        assert_eq!(rows_of(&mut conn, "tenants").await.unwrap(), 1, "the positive control");
+        conn.batch_execute(end).await.unwrap();
+
+        // What was set is '' from now on and not NULL, which must be no error either.
+        conn.batch_execute("begin; set local role tenantry_service").await.unwrap();
+        for table in ["tenants", "tenant_directory", "api_keys", "tenant_external_ids", "accounts"]
+        {
+            assert_eq!(rows_of(&mut conn, table).await.unwrap(), 0, "{table} after {end}");
+        }
+        conn.batch_execute("rollback").await.unwrap();
+        assert!(rows_of(&mut conn, "tenants").await.is_err(), "the role went with it");
+    }
+}
+
+#[tokio::test]
+async fn one_connection_serves_one_scope_after_the_other_and_never_mixes_them() {
+    let app = App::start_with(|settings| settings.pool.size = 1).await;
+    for account in ["a", "b"] {
+        let admin = app.account(account).await;
+        admin.create(tenant(&format!("of-{account}"))).await.unwrap();
+    }
+    let backends = "select count(distinct pid) as number from pg_stat_activity \
+                    where datname = current_database() and usename = 'tenantry'";
+    for round in 0..3 {
+        for account in ["a", "b"] {
+            let scope = Scope::Account(account.into());
+            let mut within = app.shared.database.begin(&scope, None, soon()).await.unwrap();
+            let seen = lines(within.conn(), IDS).await.unwrap();
+            assert_eq!(seen, [format!("of-{account}")], "round {round}");
+            if round == 1 { within.rollback().await } else { within.commit().await }.unwrap();
+        }
+    }
+    assert_eq!(count(&app, backends).await, 1, "it was one connection");
+
+    // Dropped half-way: the next one finds no trace.
+    let mut dropped =
+        app.shared.database.begin(&Scope::Account("a".into()), None, soon()).await.unwrap();
+    sql_query("update tenants set tag = 'lost'").execute(dropped.conn()).await.unwrap();
+    drop(dropped);
+    let scope = Scope::Account("b".into());
+    let mut within = app.shared.database.begin(&scope, None, soon()).await.unwrap();
+    assert_eq!(lines(within.conn(), IDS).await.unwrap(), ["of-b"]);
+    within.commit().await.unwrap();
+    assert_eq!(count(&app, "select count(*) as number from tenants where tag = 'lost'").await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn concurrent_scopes_on_fresh_and_shared_connections_never_mix() {
+    let app = App::start_with(|settings| settings.pool.size = 4).await;
+    let mut callers = Vec::new();
+    for account in ["a", "b", "c"] {
+        let admin = app.account(account).await;
+        admin.create(tenant(&format!("of-{account}"))).await.unwrap();
+        callers.push((format!("of-{account}"), admin));
+    }
+
+    let calls = (0..300).map(|number| {
+        let (expected, caller) = callers[number % 3].clone();
+        async move { (caller.list("", "").await.unwrap(), expected) }
+    });
+
+    for (seen, expected) in futures_util::future::join_all(calls).await {
+        assert_eq!(seen, [expected]);
+    }
+}
+
+/// The positive control: were a policy missing, the tests above would see it.
+#[tokio::test]
+async fn a_policy_that_is_too_wide_would_be_seen() {
+    let world = World::new().await;
+    let mut superuser = world.app.superuser().await;
+    superuser
+        .batch_execute("create policy leak on tenants for select to tenantry_service using (true)")
+        .await
+        .unwrap();
+
+    let mut within = world.within(&Scope::Tenant(world.uids["a-low"])).await;
+
+    assert_eq!(lines(within.conn(), IDS).await.unwrap().len(), 6);
+    within.rollback().await.unwrap();
+}
+
+#[tokio::test]
+async fn the_roles_of_the_service_own_nothing_and_stand_above_no_policy() {
+    let app = App::start().await;
+    let mut superuser = app.superuser().await;
+
+    let mighty = "select rolname::text as text from pg_roles
+        where rolname like 'tenantry%' and rolname not in ('tenantry_root')
+          and (rolsuper or rolbypassrls or rolreplication
+               or (rolcreaterole and rolname <> 'tenantry_migrator') or rolcreatedb)";
+    let owned = "select relname::text as text from pg_class
+        where relnamespace = 'public'::regnamespace
+          and relowner::regrole::text <> 'tenantry_owner'
+          and relname not in ('__diesel_schema_migrations', '__diesel_schema_migrations_pkey')";
+    let inherits =
+        "select rolname::text as text from pg_roles where rolname = 'tenantry' and rolinherit";
+    let unprotected = "select relname::text as text from pg_class c
+        where relnamespace = 'public'::regnamespace and relkind = 'r'
+          and not (relrowsecurity and relforcerowsecurity
+                   and exists (select 1 from pg_policy where polrelid = c.oid))
+        order by 1";
+
+    assert_eq!(lines(&mut superuser, mighty).await.unwrap(), [""; 0]);
+    assert_eq!(lines(&mut superuser, owned).await.unwrap(), [""; 0]);
+    assert_eq!(lines(&mut superuser, inherits).await.unwrap(), [""; 0]);
+    // Which schema it is belongs to nobody.
+    let unprotected = lines(&mut superuser, unprotected).await.unwrap();
+    assert_eq!(unprotected, ["__diesel_schema_migrations", "master_key_checks"]);
+}
+
+/// What each role may do to each table; a new table or right shows up here.
+#[tokio::test]
+async fn each_role_has_the_rights_of_its_job_and_no_others() {
+    let app = App::start().await;
+    let query = "
+        select format('%s %s %s', replace(grantee, 'tenantry_', ''), table_name,
+                      string_agg(lower(privilege_type), ' ' order by privilege_type)) as text
+        from information_schema.role_table_grants
+        where table_schema = 'public' and grantee like 'tenantry%' and grantee <> 'tenantry_owner'
+          and grantee <> 'tenantry_migrator'
+        group by grantee, table_name
+        union all
+        select format('%s %s(%s) %s', replace(grantee, 'tenantry_', ''), table_name,
+                      string_agg(column_name, ',' order by column_name), lower(privilege_type))
+        from information_schema.column_privileges c
+        where table_schema = 'public' and grantee in ('tenantry_verifier', 'tenantry_worker')
+          and not exists (select 1 from information_schema.role_table_grants t
+              where t.grantee = c.grantee and t.table_name = c.table_name
+                and t.privilege_type = c.privilege_type)
+        group by grantee, table_name, privilege_type
+        order by 1";
+
+    let rights = lines(&mut app.superuser().await, query).await.unwrap();
+
+    assert_eq!(
+        rights,
+        [
+            "service __diesel_schema_migrations select",
+            "service accounts delete insert select update",
+            "service api_keys insert select update",
+            "service domains delete insert select",
+            "service environments delete insert select update",
+            "service events insert",
+            "service idempotency_records insert select update",
+            "service master_key_checks insert select",
+            "service tenant_directory delete insert select",
+            "service tenant_external_ids delete insert select update",
+            "service tenants delete insert select update",
+            "verifier api_keys(account_id,digest,environment,expire_time,master_key_version,number,\
+             reseller_id,revoke_time,roles,route,scope,tenant_uid) select",
+            "verifier tenants(account_id,ancestors,lock_mode,state,tenant_id,uid) select",
+            "worker idempotency_records delete",
+            "worker idempotency_records(expire_time) select",
+        ]
+    );
+}
+
+#[tokio::test]
+async fn what_happened_can_be_added_to_and_never_be_changed_or_taken_back() {
+    let world = World::new().await;
+    for statement in [
+        "update events set actor = 'nobody'",
+        "delete from events",
+        "truncate events",
+        "select 1 from events",
+    ] {
+        let mut within = world.within(&Scope::System).await;
+        assert!(sql_query(statement).execute(within.conn()).await.is_err(), "{statement}");
+        within.rollback().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn the_verifier_and_the_worker_can_do_their_job_and_nothing_else() {
+    let world = World::new().await;
+    let attempts = [
+        (Role::Verifier, "select name from tenants"),
+        (Role::Verifier, "select name from api_keys"),
+        (Role::Verifier, "update api_keys set revoke_time = null"),
+        (Role::Verifier, "select 1 from events"),
+        (Role::Verifier, "select 1 from idempotency_records"),
+        (Role::Worker, "select 1 from tenants"),
+        (Role::Worker, "select 1 from api_keys"),
+        (Role::Worker, "select answer from idempotency_records"),
+        (Role::Worker, "update idempotency_records set expire_time = now()"),
+    ];
+    for (role, statement) in attempts {
+        let mut within = world.app.shared.database.begin_as(role, soon()).await.unwrap();
+        let done = sql_query(statement).execute(within.conn()).await;
+        assert!(done.is_err(), "{role:?} {statement}");
+        within.rollback().await.unwrap();
+    }
+    let database = &world.app.shared.database;
+    let mut verifier = database.begin_as(Role::Verifier, soon()).await.unwrap();
+    assert!(rows_of(verifier.conn(), "(select digest from api_keys) k").await.unwrap() > 6);
+    verifier.commit().await.unwrap();
+    let mut worker = database.begin_as(Role::Worker, soon()).await.unwrap();
+    let delete = "delete from idempotency_records where expire_time < now()";
+    sql_query(delete).execute(worker.conn()).await.unwrap();
+    worker.commit().await.unwrap();
+}
+
+#[tokio::test]
+async fn no_statement_runs_beyond_the_deadline_of_its_transaction() {
+    let app = App::start().await;
+    let deadline = Instant::now() + Duration::from_millis(300);
+    let mut within = app.shared.database.begin(&Scope::System, None, deadline).await.unwrap();
+
+    let slept = sql_query("select pg_sleep(30)").execute(within.conn()).await;
+
+    assert!(matches!(Error::from(slept.unwrap_err()), Error::DeadlineExceeded));
+    assert!(deadline.elapsed() < Duration::from_secs(10));
+    within.rollback().await.unwrap();
+    let late = app.shared.database.begin(&Scope::System, None, Instant::now()).await;
+    assert!(matches!(late, Err(Error::DeadlineExceeded)));
+}
