@@ -14,5 +14,6 @@ mod metadata;
 mod mutations;
 mod smoke;
 mod start;
+mod tenants;
 mod walls;
 mod web;
