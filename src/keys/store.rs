@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::{
     master::MasterKey,
-    model::{ApiKey, KeyScope, ResolvedKey},
+    model::{ApiKey, KeyScope, KeyState, ResolvedKey},
     roles::SYSTEM_ADMIN,
     secret::KeyRef,
 };
@@ -165,6 +165,9 @@ pub async fn update(conn: &mut AsyncPgConnection, key: &ApiKey) -> Result<()> {
 /// Holds all keys with the role system-admin until the transaction ends, always in one order, and
 /// answers those that are good.
 ///
+/// Revoked ones are held too: whoever saw one of them before it was revoked holds it in its place, and
+/// would wait for those who hold all others and now want that one.
+///
 /// # Errors
 ///
 /// What the database reports.
@@ -175,14 +178,13 @@ pub async fn hold_system_admins(
     let keys: Vec<ApiKey> = api_keys::table
         .filter(api_keys::scope.eq(KeyScope::System))
         .filter(api_keys::roles.contains(vec![Some(SYSTEM_ADMIN.to_owned())]))
-        .filter(api_keys::revoke_time.is_null())
         .order((api_keys::route, api_keys::number))
         .select(ApiKey::as_select())
         .for_update()
         .load(conn)
         .await?;
-    let lasting = |key: &ApiKey| key.expire_time.is_none_or(|end| end > now);
-    Ok(keys.iter().filter(|key| lasting(key)).map(ApiKey::key_ref).collect())
+    let is_good = |key: &&ApiKey| key.state(now) == KeyState::Active;
+    Ok(keys.iter().filter(is_good).map(ApiKey::key_ref).collect())
 }
 
 /// Reads what the database knows the master key by.
