@@ -15,10 +15,10 @@ static TLS: LazyLock<Result<MakeRustlsConnect, String>> = LazyLock::new(|| {
     let found = rustls_native_certs::load_native_certs();
     let mut roots = RootCertStore::empty();
     if let (0, _) = roots.add_parsable_certificates(found.certs) {
-        let causes = found.errors.iter().map(|error| format!(": {error}")).collect::<String>();
+        let cause = found.errors.first().map(|error| format!(": {error}")).unwrap_or_default();
         return Err(format!(
             "no certificate is trusted, so the database's own cannot be verified: set \
-             SSL_CERT_FILE{causes}"
+             SSL_CERT_FILE{cause}"
         ));
     }
     ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))

@@ -21,7 +21,7 @@ use crate::{
 struct Encrypted {
     url: String,
     certificate: PathBuf,
-    _folder: Folder,
+    folder: Folder,
 }
 
 /// Speaks TLS for the tests' own Postgres, under the name `localhost`.
@@ -51,7 +51,7 @@ async fn encrypted(name: &str) -> Encrypted {
     fs::write(&certificate, made.cert.pem()).unwrap();
     let user = config.get_user().unwrap();
     let url = format!("postgres://{user}@localhost:{port}/{database}?sslmode=require");
-    Encrypted { url, certificate, _folder: folder }
+    Encrypted { url, certificate, folder }
 }
 
 async fn serve(listener: TcpListener, tls: TlsAcceptor, socket: PathBuf) {
@@ -73,7 +73,7 @@ async fn relay(mut client: TcpStream, tls: TlsAcceptor, socket: PathBuf) -> std:
 
 impl Encrypted {
     fn migrate(&self, url: &str) -> Command {
-        let mut command = command(&self._folder.0);
+        let mut command = command(&self.folder.0);
         command.env("DATABASE_URL", url).arg("migrate");
         command
     }

@@ -124,7 +124,7 @@ fn attacks(world: &World, method: &MethodDescriptor) -> Vec<String> {
         }
         "GetDomain" | "DeleteDomain" => named(r#"{"domain_id": "theirs.example.com"}"#),
         "CreateDomain" => named(r#"{"domain": {"domain_id": "new.example.com"}}"#),
-        "DeleteEnvironment" => named(r#"{"environment_id": "sod"}"#),
+        "GetEnvironment" | "DeleteEnvironment" => named(r#"{"environment_id": "sod"}"#),
         "CreateEnvironment" => named(r#"{"environment": {"environment_id": "x", "name": "X"}}"#),
         "UpdateEnvironment" => {
             named(r#"{"environment": {"environment_id": "sod", "name": "owned"}}"#)
@@ -145,7 +145,6 @@ fn attacks(world: &World, method: &MethodDescriptor) -> Vec<String> {
         }
         // They concern nobody's data: the caller's own key, and what all may know.
         "WhoAmI" | "ListRoles" | "ListEnvironments" => named("{}"),
-        "GetEnvironment" => named(r#"{"environment_id": "sod"}"#),
         unknown => panic!("say how {unknown} could be abused"),
     }
 }

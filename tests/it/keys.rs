@@ -143,7 +143,7 @@ async fn the_database_never_has_a_secret() {
     let part = secret.split('_').nth(3).unwrap();
     assert!(part.len() > 40, "{part}");
 
-    let hex = part.bytes().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let hex = hex::encode(part);
 
     for table in crate::app::rows(&app).await.keys() {
         // As text, or as the bytes of the text, which Postgres shows in hex.
@@ -176,7 +176,7 @@ async fn keys_are_listed_within_reach_and_never_with_their_secret() {
     let all = list(&root, "").await;
 
     assert_eq!(own.len(), 2, "revoked ones too");
-    assert_eq!(named, [one.clone()]);
+    assert_eq!(named, [one]);
     assert_eq!(all.len(), 4);
     assert_eq!(own.iter().filter(|key| key.state() == ApiKeyState::Revoked).count(), 1);
     let text = format!("{all:?}");
@@ -312,7 +312,7 @@ async fn the_first_check_that_fails_is_the_verdict_and_explain_tells_all() {
     assert_eq!(unrevoked.code(), VerifyCode::Expired, "before environment and tenant");
     assert_eq!(revoked.code(), VerifyCode::Revoked, "before expiry and environment");
     let failed: Vec<_> =
-        revoked.checks.iter().filter(|check| !check.passed).map(|check| check.code()).collect();
+        revoked.checks.iter().filter(|check| !check.passed).map(pb::VerifyCheck::code).collect();
     assert_eq!(failed, [VerifyCode::Revoked, VerifyCode::Expired, VerifyCode::WrongEnvironment]);
 }
 

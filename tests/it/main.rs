@@ -1,6 +1,11 @@
 //! Tests through real gRPC on a real port, against a real Postgres: a file a promise.
 
 #![expect(clippy::unwrap_used, reason = "a test ends where its harness cannot go on")]
+#![expect(
+    clippy::format_push_string,
+    clippy::too_many_lines,
+    reason = "a table reads best as one piece"
+)]
 #![expect(unreachable_pub, reason = "everything here is for the tests beside it")]
 
 mod app;
@@ -15,6 +20,7 @@ mod keys;
 mod lists;
 mod metadata;
 mod mutations;
+mod requirements;
 mod start;
 mod tenants;
 mod walls;

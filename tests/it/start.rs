@@ -20,7 +20,7 @@ use tonic::transport::{Channel, Endpoint};
 use crate::app::{cluster, tenant};
 
 /// Longer than any start takes, even on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// A folder of a test's own, where the user `postgres` may go too.
 pub struct Folder(pub PathBuf);

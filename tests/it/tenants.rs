@@ -31,12 +31,14 @@ async fn look_up(caller: &Caller, selector: Selector) -> Result<pb::Tenant, toni
     Ok(caller.tenants().lookup_tenant(request).await?.into_inner().tenant.unwrap())
 }
 
+type Change = fn(&mut pb::Tenant);
+
 /// 1-01, 1-02, 1-06, 2-03: what a new tenant must say, and that a description may be empty.
 #[tokio::test]
 async fn a_tenant_says_at_least_its_name_description_type_and_kind() {
     let app = App::start().await;
     let root = app.as_root();
-    let without: [(&str, fn(&mut pb::Tenant)); 5] = [
+    let without: [(&str, Change); 5] = [
         ("tenant.name", |tenant| tenant.name = None),
         ("tenant.name", |tenant| tenant.name = Some("  ".into())),
         ("tenant.description", |tenant| tenant.description = None),

@@ -25,17 +25,26 @@ struct Line {
     text: String,
 }
 
+#[derive(QueryableByName)]
+struct Named {
+    #[diesel(sql_type = Text)]
+    tenant_id: String,
+    #[diesel(sql_type = diesel::sql_types::Uuid)]
+    uid: Uuid,
+}
+
+#[derive(QueryableByName)]
+struct Number {
+    #[diesel(sql_type = BigInt)]
+    number: i64,
+}
+
 async fn lines(conn: &mut AsyncPgConnection, query: &str) -> Result<Vec<String>, Error> {
     let lines: Vec<Line> = sql_query(query).load(conn).await?;
     Ok(lines.into_iter().map(|line| line.text).collect())
 }
 
 async fn rows_of(conn: &mut AsyncPgConnection, table: &str) -> Result<i64, Error> {
-    #[derive(QueryableByName)]
-    struct Number {
-        #[diesel(sql_type = BigInt)]
-        number: i64,
-    }
     let query = format!("select count(*) as number from {table}");
     Ok(sql_query(query).get_result::<Number>(conn).await?.number)
 }
@@ -77,13 +86,6 @@ impl World {
             .batch_execute("update tenants set reseller_id = 'north' where tenant_id like '%-sold'")
             .await
             .unwrap();
-        #[derive(QueryableByName)]
-        struct Named {
-            #[diesel(sql_type = Text)]
-            tenant_id: String,
-            #[diesel(sql_type = diesel::sql_types::Uuid)]
-            uid: Uuid,
-        }
         let named: Vec<Named> =
             sql_query("select tenant_id, uid from tenants").load(&mut superuser).await.unwrap();
         let uids = named.into_iter().map(|row| (row.tenant_id, row.uid)).collect();
