@@ -6,6 +6,7 @@ use std::{
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     sync::mpsc::RecvTimeoutError,
+    thread::JoinHandle,
     time::{Duration, Instant},
 };
 
@@ -42,6 +43,7 @@ impl Drop for Folder {
 /// A running binary.
 pub struct Running {
     child: Child,
+    log: Option<JoinHandle<String>>,
     pub address: String,
     root_key: PathBuf,
 }
@@ -76,7 +78,8 @@ pub fn run(mut command: Command, data_dir: &Path) -> Running {
     let Some(address) = address else {
         panic!("it did not start: {}", log.join().unwrap());
     };
-    Running { child, address, root_key: data_dir.join("root.key") }
+    let root_key = data_dir.join("root.key");
+    Running { child, log: Some(log), address, root_key }
 }
 
 impl Running {
@@ -113,6 +116,13 @@ impl Running {
 
     fn signal(&self, signal: Signal) {
         kill(Pid::from_raw(i32::try_from(self.child.id()).unwrap()), signal).unwrap();
+    }
+
+    /// Ends it in order and answers all that it has logged.
+    async fn log(mut self) -> String {
+        let log = self.log.take().unwrap();
+        self.end(Signal::SIGTERM).await;
+        tokio::task::spawn_blocking(|| log.join().unwrap()).await.unwrap()
     }
 
     /// Waits without blocking the runtime, on which clients have yet to close their connections.
@@ -227,6 +237,51 @@ async fn it_drains_on_sigterm_and_leaves_no_postgres_behind() {
 
     assert_eq!(status.code(), Some(0));
     until("the end of postgres", async || !is_alive(postgres)).await;
+}
+
+/// 4-02: what happened in a call is found by its correlation id, in one line.
+#[tokio::test]
+async fn each_call_is_logged_in_one_line_that_holds_no_secret() {
+    let folder = Folder::new("logged");
+    let mut command = command(&folder.0);
+    command.env("TENANTRY_LOG__FORMAT", "json");
+    let running = run(command, &folder.0);
+    let root = running.root();
+    let call = async |id: &'static str, key: &str, tenant: &str| {
+        let mut request =
+            tonic::Request::new(pb::GetTenantRequest { tenant_id: tenant.to_owned() });
+        let metadata = request.metadata_mut();
+        metadata.insert("x-correlation-id", id.parse().unwrap());
+        metadata.insert("authorization", format!("Bearer {key}").parse().unwrap());
+        let mut client = pb::tenant_service_client::TenantServiceClient::new(running.channel());
+        let _ = client.get_tenant(request).await;
+    };
+    running.create("foo").await;
+
+    call("good-call", &root, "foo").await;
+    call("unknown-tenant", &root, "nobody").await;
+    call("bad-key", "tk_any_made_up_key", "foo").await;
+    let log = running.log().await;
+
+    for (id, code, reason, tenant) in [
+        ("good-call", "Ok", None, None),
+        ("unknown-tenant", "NotFound", Some("TENANT_NOT_FOUND"), None),
+        ("bad-key", "Unauthenticated", Some("CREDENTIAL_INVALID"), None::<&str>),
+    ] {
+        let lines: Vec<_> = log.lines().filter(|line| line.contains(id)).collect();
+        assert_eq!(lines.len(), 1, "{id}: {lines:#?}");
+        let line: serde_json::Value = serde_json::from_str(lines[0]).unwrap();
+        let fields = &line;
+        assert_eq!(fields["rpc.method"], "tenantry.v1.TenantService/GetTenant", "{line}");
+        assert_eq!(fields["rpc.code"], code, "{line}");
+        assert_eq!(fields["error.reason"].as_str(), reason, "{line}");
+        assert_eq!(fields["tenant.id"].as_str(), tenant, "{line}");
+        assert_eq!(fields["client.ip"], "127.0.0.1", "{line}");
+        assert!(fields["duration_ms"].as_f64().unwrap() >= 0.0, "{line}");
+        assert_eq!(fields["key.id"].is_string(), id != "bad-key", "{line}");
+    }
+    let secret = root.split('_').nth(3).unwrap();
+    assert!(!log.contains(secret) && !log.contains("made_up_key"), "{log}");
 }
 
 #[test]
