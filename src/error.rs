@@ -149,7 +149,7 @@ impl Violation {
         Self {
             field: shortened(field.into(), 80),
             reason,
-            description: shortened(description.into(), 240),
+            description: shortened(description.into(), 600),
         }
     }
 }
