@@ -211,11 +211,13 @@ impl Database {
     }
 
     async fn open(&self, role: Role, deadline: Instant) -> Result<Transaction> {
-        let mut connection = tokio::time::timeout_at(deadline, self.pool.get())
+        let connection = tokio::time::timeout_at(deadline, self.pool.get())
             .await
             .map_err(|_| Error::DeadlineExceeded)??;
-        AnsiTransactionManager::begin_transaction_sql(&mut *connection, role.begin_sql()).await?;
-        Ok(Transaction { connection })
+        // Before it begins, so that it is also closed when it is dropped while it begins.
+        let mut transaction = Transaction { connection: Some(connection), ended: false };
+        AnsiTransactionManager::begin_transaction_sql(transaction.conn(), role.begin_sql()).await?;
+        Ok(transaction)
     }
 
     /// The time that a statement may take: the setting, or less where the call has less left.
@@ -237,13 +239,15 @@ diesel::define_sql_function! {
 /// An open transaction. Dropped without [`Transaction::commit`], its connection is closed and
 /// Postgres rolls it back: a call that is cancelled half-way leaves nothing.
 pub struct Transaction {
-    connection: Object<AsyncPgConnection>,
+    /// Absent only while it is dropped.
+    connection: Option<Object<AsyncPgConnection>>,
+    ended: bool,
 }
 
 impl Transaction {
     /// The connection, for the statements of the stores.
     pub fn conn(&mut self) -> &mut AsyncPgConnection {
-        &mut self.connection
+        self.connection.as_mut().expect("only drop takes it")
     }
 
     /// Makes the changes durable.
@@ -252,7 +256,9 @@ impl Transaction {
     ///
     /// What Postgres reports; after a lost connection it is unknown whether the commit happened.
     pub async fn commit(mut self) -> Result<()> {
-        Ok(AnsiTransactionManager::commit_transaction(&mut *self.connection).await?)
+        AnsiTransactionManager::commit_transaction(self.conn()).await?;
+        self.ended = true;
+        Ok(())
     }
 
     /// Undoes the changes and gives the connection back.
@@ -261,6 +267,18 @@ impl Transaction {
     ///
     /// What Postgres reports; the changes are undone in any case.
     pub async fn rollback(mut self) -> Result<()> {
-        Ok(AnsiTransactionManager::rollback_transaction(&mut *self.connection).await?)
+        AnsiTransactionManager::rollback_transaction(self.conn()).await?;
+        self.ended = true;
+        Ok(())
+    }
+}
+
+impl Drop for Transaction {
+    /// Takes a connection whose transaction is still open away from the pool, which would keep it, and
+    /// with it the locks of the transaction, until somebody needs a connection.
+    fn drop(&mut self) {
+        if let Some(connection) = self.connection.take().filter(|_| !self.ended) {
+            drop(Object::take(connection));
+        }
     }
 }
