@@ -70,6 +70,7 @@ impl Scope {
             Self::Tenants(tenants) => {
                 let tenants = tenants.iter().map(Uuid::to_string).collect::<Vec<_>>();
                 settings.tenants = format!("{{{}}}", tenants.join(","));
+                settings.read_only = true;
             }
             Self::Provider(tenant) => settings.provider = tenant.to_string(),
             Self::Reseller { account, reseller } => {
@@ -92,6 +93,7 @@ struct Settings {
     reseller_account: String,
     reseller: String,
     publisher: String,
+    read_only: bool,
 }
 
 /// Whose rights a transaction takes on. None of them owns a table or may bypass a policy.
@@ -178,7 +180,9 @@ impl Database {
             reseller_account,
             reseller,
             publisher,
+            read_only,
         } = scope.settings();
+        let read_only = if read_only { "on" } else { "off" };
         let credential = credential.map(|id| id.to_string()).unwrap_or_default();
         diesel::select((
             set_config("tenantry.system", system, true),
@@ -190,6 +194,8 @@ impl Database {
             set_config("tenantry.reseller", reseller, true),
             set_config("tenantry.publisher", publisher, true),
             set_config("tenantry.credential", credential, true),
+            // Postgres lets no statement take this back.
+            set_config("transaction_read_only", read_only, true),
             set_config("statement_timeout", self.timeout(deadline)?, true),
         ))
         .execute(transaction.conn())
