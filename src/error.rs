@@ -236,6 +236,9 @@ impl Error {
     /// What tonic itself reported, in our words.
     pub(crate) fn of_foreign(status: &Status) -> Self {
         match status.code() {
+            Code::Unimplemented if is_about_framing(status.message()) => {
+                Self::undecodable(status.message())
+            }
             Code::Unimplemented => Self::MethodUnknown,
             // How tonic reports a message above the limit, in both directions.
             Code::OutOfRange | Code::ResourceExhausted => {
@@ -411,7 +414,7 @@ fn summary(violations: &[Violation]) -> String {
 }
 
 fn is_about_framing(message: &str) -> bool {
-    ["protocol error", "decode", "compression", "Missing request message"]
+    ["protocol error", "decod", "Unexpected EOF", "compress", "Missing request message"]
         .iter()
         .any(|part| message.contains(part))
 }

@@ -48,15 +48,19 @@ impl KeyService for Keys {
         let (call, request) = Call::of(request)?;
         let new = NewApiKey::read(&request, self.0.clock.now())?;
 
-        let answer = self
+        let mut answer = self
             .0
             .mutator
             .mutate(&call, &request, async |change: &mut Change<'_>| {
                 let (api_key, text) = self.create(change, &new).await?;
-                let secret = if change.validate_only { "" } else { text.reveal() }.to_owned();
+                let secret = text.reveal().to_owned();
                 Ok(pb::CreateApiKeyResponse { api_key: Some(api_key), secret })
             })
             .await?;
+        if request.validate_only {
+            // Nobody has the key, or its secret was told to whoever asked in earnest.
+            answer.secret.clear();
+        }
 
         Ok(Response::new(answer))
     }
@@ -440,6 +444,16 @@ fn check_grants(call: &Call, new: &NewApiKey, owner: &Owner) -> Result<()> {
                 "a key with the scope {} cannot create one with the wider scope {}",
                 call.caller.scope.as_str(),
                 scope.as_str()
+            ),
+        });
+    }
+    if let Some(bound) = &call.caller.environment
+        && new.environment.as_ref() != Some(bound)
+    {
+        return Err(Error::Forbidden {
+            permission: "KEYS:ADD".to_owned(),
+            message: format!(
+                "the creating key is bound to the environment \"{bound}\": set api_key.environment to it"
             ),
         });
     }

@@ -1,7 +1,7 @@
 //! Who calls, for whom, and whether the method is permitted.
 //!
 //! Checks in this order, and the first failure answers: the form of the metadata, the key, the
-//! metadata against the key, the state of the key's tenant, the permission, and only then what the
+//! metadata that is demanded and against the key, the state of the key's tenant, the permission, and only then what the
 //! metadata names: whoever may not call the method does not learn what exists.
 
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use std::sync::Arc;
 use axum::{
     extract::{Request, State},
     middleware::Next,
-    response::Response,
+    response::{IntoResponse as _, Response},
 };
 use http::HeaderMap;
 use secrecy::SecretString;
@@ -17,7 +17,7 @@ use tonic::Status;
 
 use super::{
     Call, Caller, TenantOfCall,
-    observe::Observed,
+    observe::{Observed, is_grpc},
     permit::{Method, Right},
 };
 use crate::{
@@ -58,6 +58,9 @@ pub async fn identify(
     if !request.uri().path().starts_with("/tenantry.") {
         return next.run(request).await;
     }
+    if !is_grpc(request.headers()) {
+        return http::StatusCode::UNSUPPORTED_MEDIA_TYPE.into_response();
+    }
     let (mut parts, body) = request.into_parts();
     let admitted = match (Method::find(parts.uri.path()), parts.extensions.get::<Observed>()) {
         (Some(method), Some(observed)) => identifier.admit(method, &parts.headers, observed).await,
@@ -81,13 +84,44 @@ impl Identifier {
         headers: &HeaderMap,
         observed: &Observed,
     ) -> Result<Call> {
-        let named_account = named(headers, "x-account-id")?;
-        let named_tenant = named(headers, "x-tenant-id")?;
-        self.demand_metadata(method, named_account, named_tenant)?;
+        let account = named(headers, "x-account-id")?;
+        let tenant = named(headers, "x-tenant-id")?;
 
         let (caller, tenant_state) = self.caller(headers, observed).await?;
-        compare(&caller, named_account, named_tenant)?;
-        if let (Some(tenant), Some(state)) = (&caller.tenant, tenant_state)
+        let mut call = Call {
+            correlation_id: observed.correlation_id.clone(),
+            deadline: observed.deadline,
+            method: method.name(),
+            account: caller.account.clone(),
+            tenant: caller.tenant.clone(),
+            scope: caller.own_scope(),
+            caller,
+        };
+        let checked = match self.check(&mut call, method, account, tenant, tenant_state) {
+            Ok(()) => self.resolve(&mut call, account, tenant).await,
+            refused => refused,
+        };
+        // For the log and the answer, of refusals too.
+        let span = tracing::Span::current();
+        span.record("key.id", tracing::field::display(call.caller.key_id));
+        span.record("account.id", call.account.as_deref());
+        span.record("tenant.id", call.tenant.as_ref().map(|tenant| tenant.tenant_id.as_str()));
+        let _ = observed.call.set(call.clone());
+        checked.map(|()| call)
+    }
+
+    /// Checks what needs no look-up, and sets how far the call reaches.
+    fn check(
+        &self,
+        call: &mut Call,
+        method: &Method,
+        account: Option<&str>,
+        tenant: Option<&str>,
+        tenant_state: Option<TenantState>,
+    ) -> Result<()> {
+        self.demand_metadata(method, account, tenant)?;
+        compare(&call.caller, account, tenant)?;
+        if let (Some(tenant), Some(state)) = (&call.caller.tenant, tenant_state)
             && state != TenantState::Active
         {
             return Err(Error::WrongState {
@@ -97,33 +131,8 @@ impl Identifier {
                 message: format!("the tenant of the key is {}: its keys rest", state.as_str()),
             });
         }
-        let scope = permit(method, &caller)?;
-
-        let mut call = Call {
-            correlation_id: observed.correlation_id.clone(),
-            deadline: observed.deadline,
-            method: method.name(),
-            account: caller.account.clone(),
-            tenant: caller.tenant.clone(),
-            caller,
-            scope,
-        };
-        // For the log and the answer, even if what the metadata names is refused below.
-        let seen = |call: &Call| {
-            let span = tracing::Span::current();
-            span.record("key.id", tracing::field::display(call.caller.key_id));
-            span.record("account.id", call.account.as_deref());
-            span.record("tenant.id", call.tenant.as_ref().map(|tenant| tenant.tenant_id.as_str()));
-            let _ = observed.call.set(call.clone());
-        };
-        match self.resolve(&mut call, named_account, named_tenant).await {
-            Ok(()) => seen(&call),
-            Err(error) => {
-                seen(&call);
-                return Err(error);
-            }
-        }
-        Ok(call)
+        call.scope = permit(method, &call.caller)?;
+        Ok(())
     }
 
     fn demand_metadata(
@@ -176,6 +185,7 @@ impl Identifier {
                 named: false,
             }),
             reseller: key.reseller_id,
+            environment: key.environment,
             roles: roles_named(&key.roles),
         };
         Ok((caller, tenant_state))
@@ -304,6 +314,7 @@ mod tests {
             account: (scope != KeyScope::System).then(|| "acme".to_owned()),
             tenant: (scope == KeyScope::Tenant).then_some(tenant),
             reseller: roles.contains(&RESELLER).then(|| "north".to_owned()),
+            environment: None,
             roles: roles.iter().filter_map(|id| Role::find(id)).collect(),
         }
     }

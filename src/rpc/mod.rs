@@ -55,6 +55,8 @@ pub struct Caller {
     pub tenant: Option<TenantOfCall>,
     /// The reseller that the key is bound to.
     pub reseller: Option<String>,
+    /// The environment that the key is bound to.
+    pub environment: Option<String>,
     /// What it may do.
     pub roles: Vec<&'static Role>,
 }

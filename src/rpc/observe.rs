@@ -149,10 +149,15 @@ fn dress(response: &mut Response, correlation_id: &str) -> Told {
     }) else {
         return Told::default();
     };
-    let ours = if source_of(&status).is_some() {
-        status
-    } else {
-        Status::from(Error::of_foreign(&status))
+    let ours = match source_of(&status) {
+        Some(_) => status,
+        None => match Error::of_foreign(&status) {
+            // What health and reflection answer by their own protocols stays as it is.
+            Error::Internal(_) if !matches!(status.code(), Code::Internal | Code::Unknown) => {
+                status
+            }
+            error => Status::from(error),
+        },
     };
 
     let mut details: ErrorDetails = ours.get_error_details();

@@ -23,7 +23,7 @@ use crate::{
     keys::model::KeyScope,
     pb::{self, ErrorReason, tenant_service_server::TenantService},
     rpc::{
-        Call,
+        Call, TenantOfCall,
         mutate::{Change, check_etag},
         permit::json_of,
     },
@@ -380,7 +380,6 @@ impl Tenants {
             });
         }
 
-        store::release(change.conn(), Claim::Name, &tenant).await?;
         store::update(change.conn(), &tenant).await?;
         let after = TenantRecord { tenant, ..before.clone() };
         tell(change, "tenant.deleted", Some(&before), &after).await?;
@@ -443,7 +442,7 @@ async fn parent_of(change: &mut Change<'_>, new: &NewTenant) -> Result<Option<Te
         .as_ref()
         .filter(|_| new.tenant_type == TenantType::Client || call.caller.scope == KeyScope::Tenant);
     let id = match (&*new.parent_tenant_id, own) {
-        ("", Some(own)) => &own.tenant_id,
+        ("", Some(own)) => parent_by_call(change, own).await?,
         ("", None) if new.tenant_type == TenantType::Client => {
             return Err(Error::Invalid(vec![Violation::of(
                 ErrorReason::ParentRequired,
@@ -452,11 +451,31 @@ async fn parent_of(change: &mut Change<'_>, new: &NewTenant) -> Result<Option<Te
             )]));
         }
         ("", None) => return Ok(None),
-        (named, _) => named,
+        (named, _) => named.to_owned(),
     };
-    let parent = store::find_parent(change.conn(), &call.scope, id).await?;
+    let parent = store::find_parent(change.conn(), &call.scope, &id).await?;
     parent.check_parent_of(new.tenant_type)?;
     Ok(Some(parent))
+}
+
+/// The parent that the tenant of the call stands for: a client's own, else itself (1-09). A tenant's own
+/// key always creates below that tenant.
+async fn parent_by_call(change: &mut Change<'_>, own: &TenantOfCall) -> Result<String> {
+    let call = change.call;
+    let tenant = store::find(change.conn(), &call.scope, &own.tenant_id).await?;
+    let is_provider = tenant.organization_kind == OrganizationKind::ServiceProvider;
+    match tenant.parent_uid {
+        Some(parent)
+            if tenant.tenant_type == TenantType::Client
+                && !is_provider
+                && call.caller.scope != KeyScope::Tenant =>
+        {
+            let parent = store::by_uid(change.conn(), &call.scope, parent).await?;
+            let parent = parent.ok_or_else(|| Error::not_found(Kind::ParentTenant, ""))?;
+            Ok(parent.tenant_id)
+        }
+        _ => Ok(tenant.tenant_id),
+    }
 }
 
 /// Claims what is unique about a new tenant.

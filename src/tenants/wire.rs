@@ -290,7 +290,8 @@ impl TryFrom<&pb::UpdateTenantRequest> for TenantPatch {
         } else {
             None
         };
-        let contract_mode = if named("contract_mode") {
+        // Without a value it stays: to clear it would end a trial for good.
+        let contract_mode = if named("contract_mode") && pb.contract_mode != 0 {
             fields.take("tenant.contract_mode", read_mode(pb.contract_mode))
         } else {
             None

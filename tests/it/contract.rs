@@ -240,6 +240,10 @@ async fn health_and_reflection_answer_anybody() {
         let answer = health.check(request).await.unwrap().into_inner();
         assert_eq!(answer.status, 1, "{service:?} serves");
     }
+    let unknown = tonic_health::pb::HealthCheckRequest { service: "made.up".to_owned() };
+    let unknown = health.check(unknown).await.unwrap_err();
+    assert_eq!(unknown.code(), tonic::Code::NotFound, "as its protocol has it");
+    assert!(unknown.get_error_details().request_info().is_some());
 
     let request = tonic_reflection::pb::v1::ServerReflectionRequest {
         host: String::new(),

@@ -404,6 +404,22 @@ async fn no_key_makes_a_key_that_may_more_than_itself() {
             assert!(more.is_empty(), "{kind} made {}, with {more:?}", role.role_id);
             assert_eq!(made.account_id, "ours");
         }
+        let bound = pb::ApiKey {
+            roles: vec![own_role.into()],
+            environment: "sod".into(),
+            ..Default::default()
+        };
+        let request = pb::CreateApiKeyRequest { api_key: Some(bound), ..Default::default() };
+        let bound = caller.keys().create_api_key(request).await.unwrap().into_inner().secret;
+        for (environment, may) in [("sod", true), ("production", false), ("", false)] {
+            let key = pb::ApiKey {
+                roles: vec!["key-verifier".into()],
+                environment: environment.into(),
+                ..Default::default()
+            };
+            let made = try_key(&world.app.as_key(&bound), key).await;
+            assert_eq!(made.is_ok(), may, "{kind}: from sod to {environment:?}");
+        }
         for wider in [pb::ApiKeyScope::System, pb::ApiKeyScope::Account] {
             let key = pb::ApiKey {
                 roles: vec!["key-verifier".into()],

@@ -152,6 +152,8 @@ async fn strict_metadata_asks_for_account_and_tenant_where_a_call_acts_on_a_tena
 
     assert_eq!(told(&refusal), "InvalidArgument INVALID_METADATA");
     assert_eq!(fields(&refusal), ["x-account-id", "x-tenant-id"]);
+    let nobody = app.anonymous().get("foo").await.unwrap_err();
+    assert_eq!(told(&nobody), "Unauthenticated CREDENTIAL_INVALID", "whoever it is comes first");
     assert_eq!(fields(&half), ["x-account-id"]);
     assert_eq!(whole.unwrap().tenant_id, "foo");
 }
@@ -171,6 +173,10 @@ async fn the_tenant_of_a_call_is_told_in_its_answer() {
         assert_eq!(answer.into_inner().tenant_id, "foo");
     }
     assert!(who_am_i(&root).await.unwrap().metadata().get("x-tenant-id").is_none());
+    // Of refusals too.
+    let refused = key.delete("foo").await.unwrap_err();
+    assert_eq!(told(&refused), "PermissionDenied PERMISSION_MISSING");
+    assert_eq!(refused.metadata().get("x-tenant-id").unwrap(), "foo");
 }
 
 /// Calls with a deadline and answers what comes back. Not by tonic's client, whose own timer would

@@ -133,9 +133,12 @@ async fn a_repeated_request_gets_the_same_secret_and_the_database_does_not_have_
     };
 
     let first = root.keys().create_api_key(request.clone()).await.unwrap().into_inner();
-    let again = root.keys().create_api_key(request).await.unwrap().into_inner();
+    let again = root.keys().create_api_key(request.clone()).await.unwrap().into_inner();
 
     assert_eq!(first, again);
+    let only = pb::CreateApiKeyRequest { validate_only: true, ..request };
+    let only = root.keys().create_api_key(only).await.unwrap().into_inner();
+    assert_eq!((only.api_key, &*only.secret), (first.api_key.clone(), ""), "told in earnest alone");
     app.as_key(&again.secret).keys().who_am_i(pb::WhoAmIRequest {}).await.unwrap();
     let secret_part = first.secret.rsplit('_').nth(1).unwrap();
     let hidden = format!(

@@ -188,6 +188,10 @@ async fn a_name_is_taken_once_among_tenants_without_a_code_of_one_account() {
     root.create(coded("4")).await.unwrap();
     let other_account = app.account("acme").await;
     other_account.create(named("five")).await.unwrap();
+    root.delete("one").await.unwrap();
+    let kept = root.create(named("six")).await.unwrap_err();
+    root.undelete("one").await.unwrap();
+    assert_eq!(told(&kept), "AlreadyExists TENANT_ALREADY_EXISTS", "it may come back");
 
     for refusal in [taken, padded] {
         assert_eq!(told(&refusal), "AlreadyExists TENANT_ALREADY_EXISTS");
@@ -309,6 +313,13 @@ async fn a_client_has_the_parent_given_or_the_one_of_the_callers_key() {
     let call = root.with("x-tenant-id", "main");
     let of_call = call.create(pb::Tenant { tenant_id: "of-call".into(), ..orphan }).await.unwrap();
 
+    let sibling = root.with("x-tenant-id", "given");
+    let sibling = sibling
+        .create(pb::Tenant { parent_tenant_id: None, ..client("sibling", "") })
+        .await
+        .unwrap();
+
+    assert_eq!(sibling.parent_tenant_id(), "main", "a client stands for its parent");
     assert_eq!(told(&required), "InvalidArgument PARENT_REQUIRED");
     assert_eq!(told(&unknown), "NotFound PARENT_NOT_FOUND");
     assert_eq!(given.parent_tenant_id(), "main");
@@ -492,9 +503,11 @@ async fn a_trial_becomes_productive_and_never_the_other_way() {
     root.create(trial.clone()).await.unwrap();
     let mode = |mode: ContractMode| pb::Tenant { contract_mode: mode.into(), ..of("foo") };
 
+    let masked = root.update_paths(of("foo"), &["contract_mode"]).await.unwrap();
     let upgraded = root.update(mode(ContractMode::Production)).await.unwrap();
     let back = root.update(mode(ContractMode::Trial)).await.unwrap_err();
 
+    assert_eq!(masked.contract_mode(), ContractMode::Trial, "nothing clears it");
     assert_eq!(upgraded.contract_mode(), ContractMode::Production);
     assert_eq!(told(&back), "FailedPrecondition CONTRACT_MODE_NOT_ALLOWED");
 }

@@ -68,3 +68,23 @@ async fn a_probe_without_grpc_gets_a_page_and_a_wrong_path_is_not_found() {
     assert!(nothing.starts_with("HTTP/1.1 404"), "{nothing}");
     assert!(nothing.contains("x-correlation-id: "), "{nothing}");
 }
+
+#[tokio::test]
+async fn a_call_in_another_language_is_refused_as_such() {
+    let app = App::start().await;
+    let bearer = format!("Bearer {}", app.root);
+    let path = "/tenantry.v1.KeyService/WhoAmI";
+
+    let json = [("content-type", "application/json"), ("authorization", &*bearer)];
+    let json = http(&app, "POST", path, &json, b"{}").await;
+    let gzip = [GRPC_WEB, ("authorization", &*bearer), ("grpc-encoding", "gzip")];
+    let gzip = http(&app, "POST", path, &gzip, &[1, 0, 0, 0, 1, 0]).await;
+    let cut = [GRPC_WEB, ("authorization", &*bearer)];
+    let cut = http(&app, "POST", path, &cut, &[0, 0, 0, 0, 9, 1]).await;
+
+    assert!(json.starts_with("HTTP/1.1 415"), "{json}");
+    for answer in [gzip, cut] {
+        assert!(answer.replace(": ", ":").contains("grpc-status:3"), "{answer}");
+        assert!(answer.contains("x-correlation-id"), "{answer}");
+    }
+}
