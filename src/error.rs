@@ -236,7 +236,9 @@ impl Error {
     /// What tonic itself reported, in our words.
     pub(crate) fn of_foreign(status: &Status) -> Self {
         match status.code() {
-            Code::Unimplemented if is_about_framing(status.message()) => {
+            Code::InvalidArgument | Code::Internal | Code::Unimplemented
+                if is_about_framing(status.message()) =>
+            {
                 Self::undecodable(status.message())
             }
             Code::Unimplemented => Self::MethodUnknown,
@@ -246,9 +248,6 @@ impl Error {
             }
             Code::DeadlineExceeded => Self::DeadlineExceeded,
             Code::Cancelled => Self::Cancelled,
-            Code::InvalidArgument | Code::Internal if is_about_framing(status.message()) => {
-                Self::undecodable(status.message())
-            }
             _ => Self::internal(status.clone()),
         }
     }

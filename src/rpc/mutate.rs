@@ -67,8 +67,6 @@ pub struct Change<'a> {
     pub call: &'a Call,
     /// The time of the change, the same for everything in it.
     pub now: DateTime<Utc>,
-    /// Whether it will be rolled back: then no secret is made known.
-    pub validate_only: bool,
     clock: &'a Clock,
     transaction: Transaction,
 }
@@ -148,13 +146,7 @@ impl Mutator {
     {
         let credential = Some(call.caller.key_id);
         let transaction = self.database.begin(&call.scope, credential, call.deadline).await?;
-        let mut change = Change {
-            call,
-            now: self.clock.now(),
-            validate_only: request.validate_only(),
-            clock: &self.clock,
-            transaction,
-        };
+        let mut change = Change { call, now: self.clock.now(), clock: &self.clock, transaction };
         let done = self.run(&mut change, request, act).await;
         match done {
             Ok(answer) if !request.validate_only() => {
