@@ -96,7 +96,7 @@ impl KeyService for Keys {
             .mutator
             .mutate(&call, &request, async |change: &mut Change<'_>| {
                 let api_key = self.revoke(change, id, &reason, &request.etag).await?;
-                Ok(pb::RevokeApiKeyResponse { api_key: Some(api_key) })
+                Ok(pb::RevokeApiKeyResponse { key: Some(api_key) })
             })
             .await?;
 

@@ -26,7 +26,7 @@ async fn revoke(caller: &Caller, id: &str, reason: &str) -> Result<pb::ApiKey, S
         reason: reason.into(),
         ..Default::default()
     };
-    Ok(caller.keys().revoke_api_key(request).await?.into_inner().api_key.unwrap())
+    Ok(caller.keys().revoke_api_key(request).await?.into_inner().key.unwrap())
 }
 
 async fn list(caller: &Caller, filter: &str) -> Vec<pb::ApiKey> {

@@ -222,6 +222,40 @@ async fn pages_of_any_size_make_up_the_whole_list_in_its_order() {
             }
         }
     }
+    // Whatever it sorts by, the values come in its order; equal ones in that of their creation.
+    let request = pb::ListTenantsRequest::default();
+    let all = root.tenants().list_tenants(request).await.unwrap().into_inner().tenants;
+    let value = |id: &str, field: &str| {
+        let tenant = all.iter().find(|tenant| tenant.tenant_id == id).unwrap();
+        let flag = |is: bool| u8::from(is).to_string();
+        match field {
+            "hostname" => tenant.hostname().to_owned(),
+            "contract_mode" => tenant.contract_mode().as_str_name().to_owned(),
+            "service_provider" => {
+                flag(tenant.organization_kind() == OrganizationKind::ServiceProvider)
+            }
+            "authentication_account" => flag(tenant.service_line() == ServiceLine::Authentication),
+            "issuance_account" => flag(tenant.service_line() == ServiceLine::Issuance),
+            "sp_idp" => flag(tenant.sp_idp()),
+            _ => format!("{:?}", tenant.create_time.unwrap()),
+        }
+    };
+    for field in [
+        "hostname",
+        "contract_mode",
+        "service_provider",
+        "authentication_account",
+        "issuance_account",
+        "sp_idp",
+        "create_time",
+    ] {
+        let up = root.list("", field).await.unwrap();
+        let values: Vec<_> = up.iter().map(|id| value(id, field)).collect();
+        assert!(values.is_sorted(), "{field}: {values:?}");
+        let down = root.list("", &format!("{field} desc")).await.unwrap();
+        let values: Vec<_> = down.iter().map(|id| value(id, field)).collect();
+        assert!(values.iter().rev().is_sorted(), "{field} desc: {values:?}");
+    }
     let by_id = root.list("", "tenant_id").await.unwrap();
     let mut down = root.list("", "tenant_id desc").await.unwrap();
     down.reverse();
