@@ -105,7 +105,9 @@ pub async fn start(settings: Arc<Settings>) -> Result<Started, StartError> {
     migrate::check(&database, deadline()).await?;
 
     let master_key_file = &settings.keys.master_key_file;
-    let master = Arc::new(if cluster.is_some() {
+    // Where keys were made already, a new master key would only hide that theirs is lost.
+    let is_new = known_checks(&database, deadline()).await?.is_empty();
+    let master = Arc::new(if cluster.is_some() && is_new {
         MasterKey::load_or_create(master_key_file)?
     } else {
         MasterKey::load(master_key_file)?
@@ -163,6 +165,17 @@ pub async fn create_database(
     }
     let url = |role| SecretString::from(cluster.url(role, name));
     Ok((url(PRIVATE_MIGRATOR), url(PRIVATE_LOGIN)))
+}
+
+/// What the database knows of the master key that its keys were made with.
+async fn known_checks(
+    database: &Database,
+    deadline: Instant,
+) -> Result<Vec<(i16, Vec<u8>)>, StartError> {
+    let mut transaction = database.begin(&Scope::System, None, deadline).await?;
+    let known = keys::store::master_key_checks(transaction.conn()).await?;
+    transaction.commit().await?;
+    Ok(known)
 }
 
 /// Refuses a master key that is not the one the database knows; lets it know new versions.

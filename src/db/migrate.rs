@@ -9,7 +9,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 use tokio::time::Instant;
 
 use super::{Database, Scope, connect};
-use crate::error::Error;
+use crate::error::{Error, causes};
 
 /// The migrations, embedded in the binary.
 pub const MIGRATIONS: EmbeddedMigrations = embed_migrations!("migrations");
@@ -45,7 +45,7 @@ pub enum MigrateError {
     #[error("{0}")]
     Unknown(String),
     /// The schema cannot be read.
-    #[error("the schema of the database cannot be read: {0}")]
+    #[error("the schema of the database cannot be read: {}", causes(.0))]
     Unreadable(#[from] Error),
 }
 

@@ -203,6 +203,20 @@ async fn it_starts_again_after_it_was_killed_and_loses_nothing() {
 }
 
 #[tokio::test]
+async fn a_master_key_that_is_lost_is_missed_and_not_replaced() {
+    let folder = Folder::new("lost-key");
+    run(command(&folder.0), &folder.0).end(Signal::SIGTERM).await;
+    let file = folder.0.join("master.key");
+    std::fs::remove_file(&file).unwrap();
+
+    let (status, _, told) = output(command(&folder.0));
+
+    assert!(!status.success());
+    assert!(told.contains("master.key"), "{told}");
+    assert!(!file.exists(), "nothing took its place");
+}
+
+#[tokio::test]
 async fn it_goes_on_after_its_postgres_was_killed() {
     let folder = Folder::new("postgres-killed");
     let running = run(command(&folder.0), &folder.0);
