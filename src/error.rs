@@ -49,7 +49,7 @@ pub enum Error {
     #[error("{0}")]
     Mismatch(String),
     /// Nothing of the kind is within the caller's reach.
-    #[error("no {} has the id \"{id}\" within the reach of this key", .kind.noun())]
+    #[error("no {} has the id \"{id}\" within the reach of this key{}", .kind.noun(), .kind.remedy())]
     NotFound {
         /// What was looked for.
         kind: Kind,
@@ -180,6 +180,19 @@ impl Kind {
             Self::Environment => "environment",
             Self::Domain => "domain",
             Self::ApiKey => "API key",
+        }
+    }
+
+    /// What helps where none is found; nothing where the id alone is to be mended.
+    fn remedy(self) -> &'static str {
+        match self {
+            Self::Domain => {
+                ": create it with CreateDomain, or with the tenant by auto_create_domain"
+            }
+            Self::Account => ": ListAccounts shows those there are, CreateAccount makes one",
+            Self::Environment => ": ListEnvironments shows those there are",
+            Self::ParentTenant => ": parent_tenant_id names a tenant of the same account",
+            Self::Tenant | Self::ApiKey => "",
         }
     }
 
@@ -484,8 +497,12 @@ pub fn causes(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
+        let said = error.to_string();
+        // Some say in their own words what their source says.
+        if !text.contains(&said) {
+            text.push_str(": ");
+            text.push_str(&said);
+        }
         cause = error.source();
     }
     text

@@ -58,7 +58,7 @@ pub enum FieldKind {
         /// The words.
         words: &'static [&'static str],
     },
-    /// `=`, `<`, `<=`, `>` and `>=` with a time.
+    /// `<`, `<=`, `>` and `>=` with a time: nobody knows one to the microsecond.
     Time,
 }
 
@@ -103,7 +103,6 @@ pub enum TextTest {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "each says what it is")]
 pub enum Comparison {
-    Equal,
     Less,
     LessOrEqual,
     Greater,
@@ -326,7 +325,7 @@ impl RawTerm {
                     word.ok_or_else(|| format!("\"{name}\" is one of {}", words.join(", ")))?;
                 (Test::Choice(word), operator == "!=")
             }
-            (FieldKind::Time, ":" | "!=") => return operators("=, <, <=, > and >="),
+            (FieldKind::Time, ":" | "=" | "!=") => return operators("<, <=, > and >="),
             (FieldKind::Time, _) => {
                 let time = read_time(&plain(&value)).ok_or_else(|| {
                     format!("\"{name}\" is compared with a time such as 2026-11-23T12:00:00Z")
@@ -347,8 +346,7 @@ fn comparison(operator: &str) -> Comparison {
         "<" => Comparison::Less,
         "<=" => Comparison::LessOrEqual,
         ">" => Comparison::Greater,
-        ">=" => Comparison::GreaterOrEqual,
-        _ => Comparison::Equal,
+        _ => Comparison::GreaterOrEqual,
     }
 }
 
@@ -429,7 +427,6 @@ where
         + 'static,
 {
     match comparison {
-        Comparison::Equal => Box::new(column.eq(value)),
         Comparison::Less => Box::new(column.lt(value)),
         Comparison::LessOrEqual => Box::new(column.le(value)),
         Comparison::Greater => Box::new(column.gt(value)),

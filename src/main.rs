@@ -7,6 +7,7 @@ use tenantry::{
     cli::{Cli, Command, KeyCommand},
     config::Settings,
     db::migrate,
+    error::causes,
     keys::master::MasterKey,
     start, telemetry,
 };
@@ -26,7 +27,7 @@ async fn main() -> ExitCode {
     match run(Cli::parse()).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("tenantry: {error}");
+            eprintln!("tenantry: {}", causes(&*error));
             ExitCode::FAILURE
         }
     }
@@ -147,8 +148,16 @@ async fn health(settings: &Settings) -> Result<(), Failure> {
         .connect()
         .await
         .map_err(|_| format!("nothing answers on {}", settings.listen))?;
-    let answer =
-        HealthClient::new(channel).check(HealthCheckRequest::default()).await?.into_inner();
+    let answer = HealthClient::new(channel).check(HealthCheckRequest::default()).await.map_err(
+        |status| {
+            format!(
+                "{} answers, but not as tenantry without TLS: {}",
+                settings.listen,
+                status.code()
+            )
+        },
+    )?;
+    let answer = answer.into_inner();
     let status = answer.status();
     if status == tonic_health::pb::health_check_response::ServingStatus::Serving {
         println!("serving");

@@ -62,6 +62,7 @@ pub async fn migrate(
     service: &SecretString,
 ) -> Result<Vec<String>, MigrateError> {
     let mut conn = connect(owner.expose_secret()).await?;
+    refuse_newer(&mut conn).await?;
     prepare_roles(&mut conn).await?;
     prepare_login(&mut conn, owner, service).await?;
     conn.batch_execute("set role tenantry_owner").await?;
@@ -76,6 +77,37 @@ pub async fn migrate(
     // The service asks at its start whether it knows the schema.
     conn.batch_execute("grant select on __diesel_schema_migrations to tenantry_service").await?;
     Ok(done)
+}
+
+/// Refuses a schema that a newer tenantry made: this one could neither serve it nor add to it.
+async fn refuse_newer(conn: &mut AsyncPgConnection) -> Result<(), MigrateError> {
+    let found = diesel::sql_query(
+        "select count(*) as number from pg_tables where tablename = '__diesel_schema_migrations'",
+    )
+    .get_result::<Count>(conn)
+    .await?
+    .number;
+    if found == 0 {
+        return Ok(());
+    }
+    conn.batch_execute("set role tenantry_owner").await?;
+    let applied = __diesel_schema_migrations::table
+        .select(__diesel_schema_migrations::version)
+        .load::<String>(conn)
+        .await?;
+    conn.batch_execute("reset role").await?;
+    let known = known_versions();
+    match applied.iter().filter(|version| !known.contains(version)).count() {
+        0 => Ok(()),
+        newer => Err(MigrateError::Unknown(too_new(newer))),
+    }
+}
+
+fn too_new(newer: usize) -> String {
+    format!(
+        "the schema of the database has {newer} migrations that this tenantry does not know: \
+         run the tenantry that made them, or a newer one"
+    )
 }
 
 /// Undoes the newest migration; answers its name.
@@ -226,10 +258,7 @@ pub async fn check(database: &Database, deadline: Instant) -> Result<(), Migrate
     let newer = applied.iter().filter(|version| !known.contains(version)).count();
     let missing = known.iter().filter(|version| !applied.contains(version)).count();
     Err(MigrateError::Unknown(if newer > 0 {
-        format!(
-            "the schema of the database has {newer} migrations that this tenantry does not know: \
-             run the tenantry that made them, or a newer one"
-        )
+        too_new(newer)
     } else {
         format!(
             "the schema of the database lacks {missing} migrations: run `tenantry migrate` with \

@@ -23,7 +23,7 @@ use crate::{
     },
     schema::accounts,
     seek,
-    wire::{Fields, id, reference, request_id, text, timestamp},
+    wire::{Fields, id, request_id, text, timestamp},
 };
 
 /// An organisation that operates tenants and publishes applications.
@@ -144,18 +144,18 @@ pub(super) async fn update(
     request: &pb::UpdateAccountRequest,
 ) -> Result<Account> {
     let pb = request.account.as_ref().ok_or(Error::invalid("account", "is required"))?;
-    let paths =
-        super::service::masked(request.update_mask.as_ref(), &[("name", pb.name.is_some())])?;
+    let paths = super::service::masked(
+        request.update_mask.as_ref(),
+        &[("name", pb.name.is_some())],
+        FIXED,
+    )?;
     let name = if paths.contains(&"name") {
         Some(read_name(pb).map_err(|why| Error::invalid("account.name", why))?)
     } else {
         None
     };
     let call = change.call;
-    let account_id = match (&*pb.account_id, &call.account) {
-        ("", Some(own)) => own,
-        (given, _) => reference("account.account_id", given)?,
-    };
+    let account_id = call.account_id("account.account_id", &pb.account_id)?;
     let before = hold(change, account_id).await?;
     let sent = if request.etag.is_empty() { &pb.etag } else { &request.etag };
     check_etag(sent, before.version, Kind::Account, account_id)?;
@@ -211,6 +211,8 @@ async fn tell(
         })
         .await
 }
+
+const FIXED: &[&str] = &["account_id", "create_time", "update_time", "etag"];
 
 const FIELDS: &[Field] = &[
     Field { name: "account_id", kind: FieldKind::Text },

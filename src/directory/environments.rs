@@ -138,7 +138,7 @@ pub(super) async fn update(
 ) -> Result<Environment> {
     let pb = request.environment.as_ref().ok_or(Error::invalid("environment", "is required"))?;
     let present = [("name", pb.name.is_some()), ("position", pb.position.is_some())];
-    let named = super::service::masked(request.update_mask.as_ref(), &present)?;
+    let named = super::service::masked(request.update_mask.as_ref(), &present, FIXED)?;
     let mut fields = Fields::default();
     let name = named.contains(&"name").then(|| fields.take("environment.name", read_name(pb)));
     let position = named.contains(&"position").then(|| {
@@ -219,6 +219,8 @@ async fn tell(
         })
         .await
 }
+
+const FIXED: &[&str] = &["environment_id", "create_time", "update_time", "etag"];
 
 const FIELDS: &[Field] = &[
     Field { name: "environment_id", kind: FieldKind::Text },

@@ -43,12 +43,7 @@ impl DirectoryService for Directory {
         request: Request<pb::GetAccountRequest>,
     ) -> Result<Response<pb::GetAccountResponse>, Status> {
         let (call, request) = Call::of(request)?;
-        let call = call.unnarrowed();
-        let account_id = match (&*request.account_id, &call.account) {
-            ("", Some(own)) => own,
-            ("", None) => return Err(Error::invalid("account_id", "is required").into()),
-            (given, _) => reference("account_id", given)?,
-        };
+        let account_id = call.account_id("account_id", &request.account_id)?;
 
         let account =
             self.0.read(&call, async |conn| accounts::find(conn, &call, account_id).await).await?;
@@ -62,7 +57,6 @@ impl DirectoryService for Directory {
         request: Request<pb::ListAccountsRequest>,
     ) -> Result<Response<pb::ListAccountsResponse>, Status> {
         let (call, request) = Call::of(request)?;
-        let call = call.unnarrowed();
         let query = accounts::Query::read(&call, &request)?;
 
         let (accounts, next_page_token) =
@@ -78,7 +72,6 @@ impl DirectoryService for Directory {
         request: Request<pb::UpdateAccountRequest>,
     ) -> Result<Response<pb::UpdateAccountResponse>, Status> {
         let (call, request) = Call::of(request)?;
-        let call = call.unnarrowed();
 
         let answer = self
             .0
@@ -97,6 +90,7 @@ impl DirectoryService for Directory {
         request: Request<pb::DeleteAccountRequest>,
     ) -> Result<Response<pb::DeleteAccountResponse>, Status> {
         let (call, request) = Call::of(request)?;
+        call.account_id("account_id", &request.account_id)?;
         let call = call.on_system("accounts")?;
         let account_id = reference("account_id", &request.account_id)?;
 
@@ -276,9 +270,12 @@ impl DirectoryService for Directory {
 }
 
 /// What an update mask names of the fields that can be changed; an empty mask names those present.
+/// `fixed` are the id, which names the record, and the fields that only the service writes: a mask may
+/// name them, to no effect.
 pub(super) fn masked(
     mask: Option<&prost_types::FieldMask>,
     fields: &[(&'static str, bool)],
+    fixed: &[&str],
 ) -> Result<Vec<&'static str>> {
     let paths = mask.map(|mask| &mask.paths[..]).unwrap_or_default();
     if paths.is_empty() {
@@ -293,8 +290,11 @@ pub(super) fn masked(
         let text = format!("names \"{path}\", which cannot be changed; what can: {names}");
         Violation::of(ErrorReason::ImmutableField, "update_mask", text)
     };
-    let unknown =
-        paths.iter().filter(|path| known(path).is_none()).map(refused).collect::<Vec<_>>();
+    let unknown = paths
+        .iter()
+        .filter(|path| known(path).is_none() && !fixed.contains(&path.as_str()))
+        .map(refused)
+        .collect::<Vec<_>>();
     if unknown.is_empty() {
         Ok(paths.iter().filter_map(known).collect())
     } else {

@@ -516,7 +516,8 @@ fn not_found(why: String, explain: bool) -> pb::VerifyKeyResponse {
 }
 
 fn read_id(id: &str) -> Result<Uuid> {
-    id.parse().map_err(|_| Error::invalid("api_key_id", "is not a UUID"))
+    let what = if id.is_empty() { "is required: ListApiKeys shows it" } else { "is not a UUID" };
+    id.parse().map_err(|_| Error::invalid("api_key_id", what))
 }
 
 async fn tell(

@@ -128,7 +128,10 @@ impl Identifier {
                 reason: ErrorReason::TenantNotActive,
                 kind: Kind::Tenant,
                 id: tenant.tenant_id.clone(),
-                message: format!("the tenant of the key is {}: its keys rest", state.as_str()),
+                message: format!(
+                    "the tenant of the key is {}: its keys work while it is ACTIVE only",
+                    state.as_str()
+                ),
             });
         }
         call.scope = permit(method, &call.caller)?;

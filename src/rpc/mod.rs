@@ -125,6 +125,30 @@ impl Call {
         }
     }
 
+    /// The id of the account that a request speaks of: the one it names, else the account of the call.
+    ///
+    /// # Errors
+    ///
+    /// When it is no id, the request and `x-account-id` name different accounts, or neither names one.
+    pub fn account_id<'a>(&'a self, field: &str, named: &'a str) -> Result<&'a str> {
+        if !named.is_empty() {
+            wire::reference(field, named)?;
+        }
+        // A key of the system has no account but the one that the metadata names.
+        let by_metadata = self.caller.scope == KeyScope::System;
+        match (&self.account, named) {
+            (None, "") => Err(Error::invalid(
+                field,
+                "is required, since the call has no account: name it here or in x-account-id",
+            )),
+            (Some(account), "") => Ok(account),
+            (Some(account), named) if by_metadata && account != named => Err(Error::Mismatch(
+                format!("x-account-id names another account than {field}: send only one of them"),
+            )),
+            (_, named) => Ok(named),
+        }
+    }
+
     /// Checks that an account that a request names is the account of the call.
     ///
     /// # Errors

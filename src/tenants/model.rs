@@ -241,7 +241,9 @@ impl Tenant {
         purge_time: DateTime<Utc>,
     ) -> Result<()> {
         if self.state == TenantState::Deleted {
-            return Err(self.refuse_transition("is deleted already"));
+            return Err(self.refuse_transition(
+                "is deleted already: leave it, or bring it back with UndeleteTenant",
+            ));
         }
         self.state_before_delete = Some(self.state);
         self.state = TenantState::Deleted;
@@ -266,8 +268,12 @@ impl Tenant {
                 self.touch(now);
                 Ok(())
             }
-            (Some(_), _) => Err(self.refuse_transition("is past its purge time")),
-            (None, _) => Err(self.refuse_transition("is not deleted")),
+            (Some(_), _) => {
+                Err(self.refuse_transition("is past its purge time: it cannot be brought back"))
+            }
+            (None, _) => {
+                Err(self.refuse_transition("is not deleted: there is nothing to bring back"))
+            }
         }
     }
 

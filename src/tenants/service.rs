@@ -43,8 +43,9 @@ impl TenantService for Tenants {
         request: Request<pb::CreateTenantRequest>,
     ) -> Result<Response<pb::CreateTenantResponse>, Status> {
         let (call, request) = Call::of(request)?;
+        let account = request.tenant.as_ref().map(|tenant| &*tenant.account_id);
+        call.check_account("tenant.account_id", account.unwrap_or_default())?;
         let new = NewTenant::try_from(&request)?;
-        call.check_account("tenant.account_id", &new.account_id)?;
 
         let answer = self
             .0
@@ -115,10 +116,10 @@ impl TenantService for Tenants {
         request: Request<pb::UpdateTenantRequest>,
     ) -> Result<Response<pb::UpdateTenantResponse>, Status> {
         let (call, request) = Call::of(request)?;
-        let patch = TenantPatch::try_from(&request)?;
         let named = request.tenant.as_ref().map(|tenant| (&*tenant.tenant_id, &*tenant.etag));
         let (id, own_etag) = named.unwrap_or_default();
         let id = call.tenant_id("tenant.tenant_id", id)?;
+        let patch = TenantPatch::try_from(&request)?;
         let etag = if request.etag.is_empty() { own_etag } else { &request.etag };
 
         let answer = self

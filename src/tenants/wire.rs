@@ -270,6 +270,7 @@ impl TryFrom<&pb::UpdateTenantRequest> for TenantPatch {
         } else {
             mask.to_vec()
         };
+        let mut known_told = false;
         for path in &paths {
             let head = path.split('.').next().unwrap_or(path);
             let known = MUTABLE.contains(&path.as_str())
@@ -280,8 +281,14 @@ impl TryFrom<&pb::UpdateTenantRequest> for TenantPatch {
                 fields.refuse_as(
                     ErrorReason::ImmutableField,
                     "update_mask",
-                    format!("names \"{path}\", which is no field of a tenant"),
+                    if known_told {
+                        format!("names \"{path}\", which is no field of a tenant")
+                    } else {
+                        let known = MUTABLE.join(", ");
+                        format!("names \"{path}\", which is no field that can be changed: {known}")
+                    },
                 );
+                known_told = true;
             }
         }
         let named = |path: &str| paths.iter().any(|named| named == path);
@@ -522,7 +529,10 @@ fn read_type(value: i32) -> Result<TenantType, String> {
     match pb::TenantType::try_from(value) {
         Ok(pb::TenantType::Product) => Ok(TenantType::Product),
         Ok(pb::TenantType::Client) => Ok(TenantType::Client),
-        _ => Err("is required: TENANT_TYPE_PRODUCT or TENANT_TYPE_CLIENT".to_owned()),
+        Ok(pb::TenantType::Unspecified) => {
+            Err("is required: TENANT_TYPE_PRODUCT or TENANT_TYPE_CLIENT".to_owned())
+        }
+        Err(_) => Err("is TENANT_TYPE_PRODUCT or TENANT_TYPE_CLIENT".to_owned()),
     }
 }
 
@@ -530,8 +540,14 @@ fn read_kind(value: i32) -> Result<OrganizationKind, String> {
     match pb::OrganizationKind::try_from(value) {
         Ok(pb::OrganizationKind::Enterprise) => Ok(OrganizationKind::Enterprise),
         Ok(pb::OrganizationKind::ServiceProvider) => Ok(OrganizationKind::ServiceProvider),
-        _ => Err("is required: ORGANIZATION_KIND_ENTERPRISE or ORGANIZATION_KIND_SERVICE_PROVIDER"
-            .to_owned()),
+        Ok(pb::OrganizationKind::Unspecified) => {
+            Err("is required: ORGANIZATION_KIND_ENTERPRISE or \
+                                                      ORGANIZATION_KIND_SERVICE_PROVIDER"
+                .to_owned())
+        }
+        Err(_) => {
+            Err("is ORGANIZATION_KIND_ENTERPRISE or ORGANIZATION_KIND_SERVICE_PROVIDER".to_owned())
+        }
     }
 }
 

@@ -88,6 +88,33 @@ async fn an_account_is_made_found_renamed_and_deleted() {
     assert_eq!(told(&get_account(&root, "acme").await.unwrap_err()), "NotFound ACCOUNT_NOT_FOUND");
 }
 
+/// Metadata that disagrees with the request is refused, and narrows a key of the system (4-01, 4-03).
+#[tokio::test]
+async fn the_account_of_the_call_is_the_only_one_that_it_reaches() {
+    let app = App::start().await;
+    let root = app.as_root();
+    create_account(&root, "acme", "Acme").await.unwrap();
+    let acme = root.with("x-account-id", "acme");
+
+    assert_eq!(accounts(&acme, "").await, ["acme"]);
+    assert_eq!(get_account(&acme, "").await.unwrap().account_id, "acme");
+    let read = get_account(&acme, "default").await.unwrap_err();
+    let deleted = delete_account(&acme, "default").await.unwrap_err();
+    let request = pb::UpdateAccountRequest {
+        account: Some(pb::Account {
+            account_id: "default".into(),
+            name: Some("Mine".into()),
+            ..Default::default()
+        }),
+        ..Default::default()
+    };
+    let renamed = acme.directory().update_account(request).await.unwrap_err();
+
+    for refusal in [read, deleted, renamed] {
+        assert_eq!(told(&refusal), "PermissionDenied TENANT_MISMATCH");
+    }
+}
+
 #[tokio::test]
 async fn an_account_in_use_stays() {
     let app = App::start().await;

@@ -237,7 +237,10 @@ async fn pages_of_any_size_make_up_the_whole_list_in_its_order() {
             "authentication_account" => flag(tenant.service_line() == ServiceLine::Authentication),
             "issuance_account" => flag(tenant.service_line() == ServiceLine::Issuance),
             "sp_idp" => flag(tenant.sp_idp()),
-            _ => format!("{:?}", tenant.create_time.unwrap()),
+            _ => {
+                let time = tenant.create_time.unwrap();
+                format!("{:012}.{:09}", time.seconds, time.nanos)
+            }
         }
     };
     for field in [

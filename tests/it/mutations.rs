@@ -373,7 +373,8 @@ async fn a_parent_is_never_deleted_from_under_a_new_child() {
 /// Makes one change by a method; answers the type of the event that it is to tell.
 ///
 /// A method that is missing here fails the test below: each new one says what it tells.
-async fn change_by(method: &str, root: &Caller, id: &str) -> &'static str {
+/// Where `root` names an account, `own` names the one called `id` instead.
+async fn change_by(method: &str, root: &Caller, own: &Caller, id: &str) -> &'static str {
     let mut tenants = root.tenants();
     let mut directory = root.directory();
     let new_account = pb::CreateAccountRequest {
@@ -433,13 +434,13 @@ async fn change_by(method: &str, root: &Caller, id: &str) -> &'static str {
                 ..Default::default()
             };
             let request = pb::UpdateAccountRequest { account: Some(account), ..Default::default() };
-            directory.update_account(request).await.unwrap();
+            own.directory().update_account(request).await.unwrap();
             "account.updated"
         }
         "DeleteAccount" => {
             directory.create_account(new_account).await.unwrap();
             let request = pb::DeleteAccountRequest { account_id: id.into(), ..Default::default() };
-            directory.delete_account(request).await.unwrap();
+            own.directory().delete_account(request).await.unwrap();
             "account.deleted"
         }
         "CreateEnvironment" => {
@@ -517,10 +518,16 @@ async fn each_change_tells_exactly_one_event_with_who_why_before_and_after() {
     {
         for (number, method) in methods.iter().enumerate() {
             let reason = format!("{kind}-{}", method.name());
+            let id = format!("{kind}-{number}");
+            let own = match kind {
+                "plain" => app.as_root(),
+                _ => app.as_root().with("x-account-id", &id),
+            };
+            let own = own.with("x-correlation-id", &reason);
             let root = root.with("x-correlation-id", &reason);
             let start = number_of_events(&app).await;
 
-            let kind = change_by(method.name(), &root, &format!("{kind}-{number}")).await;
+            let kind = change_by(method.name(), &root, &own, &id).await;
 
             let told = events(&app, start).await;
             let last = told.last().unwrap_or_else(|| panic!("{reason} tells nothing"));
