@@ -237,6 +237,80 @@ async fn no_row_can_be_moved_or_written_out_of_a_scope() {
     }
 }
 
+/// A row names its owner by account and by tenant: both must be within the scope, and one owner.
+#[tokio::test]
+async fn no_row_belongs_half_to_somebody_else() {
+    let world = World::new().await;
+    let (low, theirs) = (world.uids["a-low"], world.uids["b-low"]);
+    let event = |account: &str, tenant: Uuid| {
+        format!(
+            "insert into events (event_id, type, method, account_id, tenant_uid, resource_type, \
+             resource_id, actor, correlation_id, event_time) values \
+             (gen_random_uuid(), 'a.b', 'm', {account}, '{tenant}', 'r', 'i', 'a', 'c', now())"
+        )
+    };
+    let of_low = "where tenant_uid is not null";
+    let attempts = [
+        format!("update api_keys set tenant_uid = '{theirs}' {of_low}"),
+        format!("update api_keys set account_id = 'b' {of_low}"),
+        event("'a'", theirs),
+        event("'b'", low),
+        event("null", low),
+    ];
+    for scope in [Scope::Tenant(low), Scope::Account("a".into()), Scope::Provider(low)] {
+        for statement in &attempts {
+            let mut within = world.within(&scope).await;
+
+            let done = sql_query(statement).execute(within.conn()).await;
+
+            let refusal = done.expect_err(statement).to_string();
+            assert!(refusal.contains("row-level security"), "{scope:?}: {statement}: {refusal}");
+            within.rollback().await.unwrap();
+        }
+        let mut within = world.within(&scope).await;
+        sql_query(event("'a'", low)).execute(within.conn()).await.unwrap();
+        within.rollback().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn no_statement_makes_a_read_that_is_gathered_for_several_tenants_write() {
+    let world = World::new().await;
+    for statement in [
+        "update tenants set name = 'x'",
+        "set transaction read write",
+        "select set_config('transaction_read_only', 'off', true)",
+    ] {
+        let mut within = world.within(&Scope::Tenants(vec![world.uids["a-low"]])).await;
+
+        let refusal = within.conn().batch_execute(statement).await.unwrap_err().to_string();
+
+        let told = ["read-only transaction", "must be set before any query"];
+        assert!(told.iter().any(|text| refusal.contains(text)), "{statement}: {refusal}");
+        within.rollback().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_transaction_that_is_dropped_half_way_leaves_nothing() {
+    let world = World::new().await;
+    let open = "select count(*) as number from pg_stat_activity \
+                where datname = current_database() and state like 'idle in transaction%'";
+    let mut within = world.within(&Scope::System).await;
+    within.conn().batch_execute("update tenants set name = 'gone'").await.unwrap();
+    assert_eq!(count(&world.app, open).await, 1, "the count sees it");
+
+    drop(within);
+
+    let end = soon();
+    while count(&world.app, open).await > 0 {
+        assert!(Instant::now() < end, "the transaction was left open");
+        tokio::task::yield_now().await;
+    }
+    let changed = "select count(*) as number from tenants where name = 'gone'";
+    assert_eq!(count(&world.app, changed).await, 0);
+}
+
 #[tokio::test]
 async fn without_a_scope_there_is_nothing_not_even_after_one_was_set() {
     let world = World::new().await;
