@@ -10,7 +10,7 @@ use std::{sync::Arc, time::Duration};
 use diesel::result::{DatabaseErrorKind, Error as DieselError};
 use diesel_async::pooled_connection::deadpool::PoolError;
 use tonic::{Code, Status};
-use tonic_types::{ErrorDetails, FieldViolation, PreconditionViolation, StatusExt};
+use tonic_types::{ErrorDetails, FieldViolation, PreconditionViolation, QuotaViolation, StatusExt};
 
 use crate::pb::ErrorReason;
 
@@ -76,6 +76,18 @@ pub enum Error {
         /// Which one.
         id: String,
         /// What is the case and what to do.
+        message: String,
+    },
+    /// A number of things is as high as it may be.
+    #[error("{message}")]
+    LimitReached {
+        /// Which limit.
+        reason: ErrorReason,
+        /// What has the limit.
+        kind: Kind,
+        /// Which one.
+        id: String,
+        /// What the limit is and what to do.
         message: String,
     },
     /// The etag sent is not that of the stored record.
@@ -284,7 +296,7 @@ impl Error {
             Self::WrongState { .. } | Self::IdempotencyConflict(_) => Code::FailedPrecondition,
             Self::Stale { .. } | Self::Contended(_) => Code::Aborted,
             Self::MethodUnknown => Code::Unimplemented,
-            Self::MessageTooLarge(_) => Code::ResourceExhausted,
+            Self::MessageTooLarge(_) | Self::LimitReached { .. } => Code::ResourceExhausted,
             Self::DeadlineExceeded => Code::DeadlineExceeded,
             Self::Cancelled => Code::Cancelled,
             Self::DatabaseAway(_) | Self::Overloaded(_) => Code::Unavailable,
@@ -303,7 +315,7 @@ impl Error {
             Self::Mismatch(_) => ErrorReason::TenantMismatch,
             Self::NotFound { kind, .. } => kind.not_found(),
             Self::AlreadyExists { kind, .. } => kind.already_exists(),
-            Self::WrongState { reason, .. } => *reason,
+            Self::WrongState { reason, .. } | Self::LimitReached { reason, .. } => *reason,
             Self::Stale { .. } => ErrorReason::EtagMismatch,
             Self::IdempotencyConflict(_) => ErrorReason::IdempotencyConflict,
             Self::Contended(_) => ErrorReason::Contended,
@@ -326,7 +338,8 @@ impl Error {
             Self::Forbidden { permission, .. } => vec![("permission", permission.clone())],
             Self::NotFound { kind, id }
             | Self::Stale { kind, id }
-            | Self::WrongState { kind, id, .. } => {
+            | Self::WrongState { kind, id, .. }
+            | Self::LimitReached { kind, id, .. } => {
                 vec![("kind", kind.noun().to_owned()), ("id", id.clone())]
             }
             Self::AlreadyExists { kind, what, id } => vec![
@@ -380,6 +393,10 @@ impl Error {
                     message,
                 )]);
             }
+            Self::LimitReached { kind, id, message, .. } => {
+                let subject = format!("{}:{id}", kind.noun());
+                details.set_quota_failure(vec![QuotaViolation::new(subject, message)]);
+            }
             Self::Contended(_) | Self::DatabaseAway(_) | Self::Overloaded(_) => {
                 details.set_retry_info(Some(RETRY_AFTER));
             }
@@ -403,6 +420,7 @@ fn legacy_code(reason: ErrorReason) -> Option<&'static str> {
         ErrorReason::ParentNotFound => "453",
         ErrorReason::CannotDeleteSelf => "462",
         ErrorReason::KeyNotFound => "473",
+        ErrorReason::RecordProtected => "500",
         ErrorReason::EnvironmentNotFound => "501",
         _ => return None,
     })

@@ -17,6 +17,10 @@ diesel::table! {
         update_time -> Timestamptz,
         /// Counts the changes of the row; the etag is made from it.
         version -> Int8,
+        /// Whether new tenants wait for approval (4-08).
+        tenant_creation_approval_required -> Bool,
+        /// How many tenants it may have that are not deleted; null: no limit (4-18).
+        max_tenants -> Nullable<Int4>,
     }
 }
 
@@ -196,7 +200,7 @@ diesel::table! {
         state -> Text,
         /// What undelete brings back.
         state_before_delete -> Nullable<Text>,
-        /// Null unless the tenant itself is locked.
+        /// Null unless the tenant itself is locked; what is locked above it is computed, never copied (3-22).
         lock_mode -> Nullable<Text>,
         contract_mode -> Text,
         /// Empty where none; claimed in tenant_directory.
@@ -237,6 +241,16 @@ diesel::table! {
         update_time -> Timestamptz,
         /// Counts the changes of the row; the etag is made from it.
         version -> Int8,
+        lock_reason -> Nullable<Text>,
+        /// When the lock was set; the five columns of a lock come and go together, but for the end.
+        lock_time -> Nullable<Timestamptz>,
+        locked_by -> Nullable<Text>,
+        /// When the lock ends by itself; null: not before it is unlocked.
+        unlock_time -> Nullable<Timestamptz>,
+        /// Whether only a protected caller may change or delete it (1-46).
+        protected -> Bool,
+        /// When its keys stop because the trial is over; null for PRODUCTION (3-14).
+        trial_expire_time -> Nullable<Timestamptz>,
     }
 }
 

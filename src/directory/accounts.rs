@@ -14,6 +14,7 @@ use crate::{
     error::{Error, Kind, Result},
     events::outbox::Event,
     filter::{self, Condition, Field, FieldKind, Order, Term, Test},
+    keys::model::KeyScope,
     page::{Asked, Page, Place},
     pb,
     rpc::{
@@ -28,12 +29,17 @@ use crate::{
 
 /// An organisation that operates tenants and publishes applications.
 #[derive(Clone, Debug, PartialEq, Eq, HasQuery, Insertable, AsChangeset)]
-#[diesel(table_name = accounts, primary_key(account_id), check_for_backend(Pg))]
+#[diesel(table_name = accounts, primary_key(account_id), treat_none_as_null = true)]
+#[diesel(check_for_backend(Pg))]
 pub struct Account {
     /// Chosen, immutable.
     pub account_id: String,
     /// Display name.
     pub name: String,
+    /// Whether its new tenants wait for approval (4-08).
+    pub tenant_creation_approval_required: bool,
+    /// How many tenants it may have; no limit where none (4-18).
+    pub max_tenants: Option<i32>,
     /// When it was created.
     pub create_time: DateTime<Utc>,
     /// When it was changed last.
@@ -50,6 +56,22 @@ fn accounts_of(call: &Call) -> Filter<accounts::table, Condition<accounts::table
         (_, None) => Box::new(accounts::account_id.ne(accounts::account_id)),
     };
     QueryDsl::filter(accounts::table, within)
+}
+
+/// Reads what an account asks of its new tenants: whether they wait for approval, and how many it may
+/// have.
+///
+/// # Errors
+///
+/// Not found within the scope of the transaction, or what the database reports.
+pub async fn terms(conn: &mut AsyncPgConnection, account_id: &str) -> Result<(bool, Option<i32>)> {
+    accounts::table
+        .find(account_id)
+        .select((accounts::tenant_creation_approval_required, accounts::max_tenants))
+        .get_result(conn)
+        .await
+        .optional()?
+        .ok_or_else(|| Error::not_found(Kind::Account, account_id))
 }
 
 /// Checks that an account exists within the scope of the transaction.
@@ -93,6 +115,8 @@ async fn hold(change: &mut Change<'_>, account_id: &str) -> Result<Account> {
 pub(super) struct NewAccount {
     account_id: String,
     name: String,
+    approval_required: bool,
+    max_tenants: Option<i32>,
 }
 
 impl TryFrom<&pb::CreateAccountRequest> for NewAccount {
@@ -104,11 +128,14 @@ impl TryFrom<&pb::CreateAccountRequest> for NewAccount {
         fields.take("request_id", request_id(&request.request_id));
         let account_id = fields.take("account.account_id", id(&pb.account_id));
         let name = fields.take("account.name", read_name(pb));
+        let max_tenants = fields.take("account.max_tenants", read_limit(pb.max_tenants));
         fields.finish()?;
-        let (Some(account_id), Some(name)) = (account_id, name) else {
+        let (Some(account_id), Some(name), Some(max_tenants)) = (account_id, name, max_tenants)
+        else {
             return Err(Error::internal("a field was refused without a violation"));
         };
-        Ok(Self { account_id, name })
+        let approval_required = pb.tenant_creation_approval_required.unwrap_or_default();
+        Ok(Self { account_id, name, approval_required, max_tenants })
     }
 }
 
@@ -116,11 +143,22 @@ fn read_name(pb: &pb::Account) -> Result<String, String> {
     text(pb.name.as_deref().unwrap_or_default(), 1, 80)
 }
 
+fn read_limit(limit: Option<i32>) -> Result<Option<i32>, String> {
+    match limit {
+        Some(limit) if !(0..=MAX_TENANTS_MAX).contains(&limit) => {
+            Err(format!("is not 0 to {MAX_TENANTS_MAX}"))
+        }
+        limit => Ok(limit),
+    }
+}
+
 /// Creates an account.
 pub(super) async fn create(change: &mut Change<'_>, new: &NewAccount) -> Result<Account> {
     let account = Account {
         account_id: new.account_id.clone(),
         name: new.name.clone(),
+        tenant_creation_approval_required: new.approval_required,
+        max_tenants: new.max_tenants,
         create_time: change.now,
         update_time: change.now,
         version: 1,
@@ -138,31 +176,44 @@ pub(super) async fn create(change: &mut Change<'_>, new: &NewAccount) -> Result<
     Ok(account)
 }
 
-/// Changes an account; its name is all that can be changed.
+/// Changes an account. Its limit is the operator's: no account raises itself.
 pub(super) async fn update(
     change: &mut Change<'_>,
     request: &pb::UpdateAccountRequest,
 ) -> Result<Account> {
     let pb = request.account.as_ref().ok_or(Error::invalid("account", "is required"))?;
-    let paths = super::service::masked(
-        request.update_mask.as_ref(),
-        &[("name", pb.name.is_some())],
-        FIXED,
-    )?;
-    let name = if paths.contains(&"name") {
-        Some(read_name(pb).map_err(|why| Error::invalid("account.name", why))?)
-    } else {
-        None
-    };
+    let present = [
+        ("name", pb.name.is_some()),
+        ("tenant_creation_approval_required", pb.tenant_creation_approval_required.is_some()),
+        ("max_tenants", pb.max_tenants.is_some()),
+    ];
+    let paths = super::service::masked(request.update_mask.as_ref(), &present, FIXED)?;
+    let mut fields = Fields::default();
+    let named = |path| paths.contains(&path);
+    let name = named("name").then(|| fields.take("account.name", read_name(pb)));
+    let max_tenants = named("max_tenants")
+        .then(|| fields.take("account.max_tenants", read_limit(pb.max_tenants)));
+    fields.finish()?;
     let call = change.call;
     let account_id = call.account_id("account.account_id", &pb.account_id)?;
     let before = hold(change, account_id).await?;
     let sent = if request.etag.is_empty() { &pb.etag } else { &request.etag };
     check_etag(sent, before.version, Kind::Account, account_id)?;
     let mut after = before.clone();
-    after.name = name.unwrap_or(after.name);
+    after.name = name.flatten().unwrap_or(after.name);
+    after.max_tenants = max_tenants.flatten().unwrap_or(after.max_tenants);
+    if named("tenant_creation_approval_required") {
+        after.tenant_creation_approval_required =
+            pb.tenant_creation_approval_required.unwrap_or_default();
+    }
     if after == before {
         return Ok(before);
+    }
+    if after.max_tenants != before.max_tenants && call.caller.scope != KeyScope::System {
+        return Err(Error::Forbidden {
+            permission: "DIRECTORY:EDIT".to_owned(),
+            message: "max_tenants is the operator's: use a key with the scope SYSTEM".to_owned(),
+        });
     }
     after.update_time = change.now;
     after.version += 1;
@@ -211,6 +262,9 @@ async fn tell(
         })
         .await
 }
+
+/// More than any account will have.
+const MAX_TENANTS_MAX: i32 = 100_000_000;
 
 const FIXED: &[&str] = &["account_id", "create_time", "update_time", "etag"];
 
@@ -300,10 +354,21 @@ impl Query {
 }
 
 impl From<Account> for pb::Account {
-    fn from(Account { account_id, name, create_time, update_time, version }: Account) -> Self {
+    fn from(account: Account) -> Self {
+        let Account {
+            account_id,
+            name,
+            tenant_creation_approval_required,
+            max_tenants,
+            create_time,
+            update_time,
+            version,
+        } = account;
         Self {
             account_id,
             name: Some(name),
+            tenant_creation_approval_required: Some(tenant_creation_approval_required),
+            max_tenants,
             create_time: Some(timestamp(create_time)),
             update_time: Some(timestamp(update_time)),
             etag: etag(version),

@@ -334,8 +334,10 @@ impl Keys {
         question: &Question<'_>,
         explain: bool,
     ) -> pb::VerifyKeyResponse {
-        let checks = verdict::checks(&key, tenant.as_ref().map(|tenant| tenant.state), question);
+        let checks =
+            verdict::checks(&key, tenant.as_ref().map(|tenant| &tenant.standing), question);
         let code = verdict::code(&checks);
+        let lock = tenant.as_ref().and_then(|tenant| tenant.standing.lock(question.now));
         let id = secret::KeyRef { route: key.route, number: key.number };
         let roles = roles_named(&key.roles);
         let (tenant_id, uid) =
@@ -351,6 +353,7 @@ impl Keys {
             credential_id: id.public_id(&self.0.master).to_string(),
             roles: roles.iter().map(|role| role.id.to_owned()).collect(),
             permissions: permissions_of(&roles).into_iter().map(str::to_owned).collect(),
+            read_only: code == VerifyCode::Valid && lock.is_some(),
             expire_time: key.expire_time.map(timestamp),
             checks: if explain { checks.into_iter().map(Into::into).collect() } else { vec![] },
         }

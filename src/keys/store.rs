@@ -16,7 +16,7 @@ use crate::{
     error::{Error, Kind, Result},
     rpc::Call,
     schema::{api_keys, master_key_checks, tenants},
-    tenants::model::TenantState,
+    tenants::model::{LockMode, Standing, TenantState},
 };
 
 /// A condition on API keys.
@@ -38,8 +38,7 @@ pub fn keys_of(call: &Call) -> Filter<api_keys::table, Condition> {
 }
 
 /// What the verifier may know of a tenant.
-#[derive(Clone, Debug, Queryable, Selectable)]
-#[diesel(table_name = tenants, check_for_backend(Pg))]
+#[derive(Clone, Debug)]
 pub struct ResolvedTenant {
     /// Its UUID.
     pub uid: Uuid,
@@ -49,8 +48,22 @@ pub struct ResolvedTenant {
     pub account_id: String,
     /// All tenants above it.
     pub ancestors: Vec<Option<Uuid>>,
-    /// Where it is in its life.
-    pub state: TenantState,
+    /// Whether its keys work.
+    pub standing: Standing,
+}
+
+/// What of a tenant's row the verifier reads.
+#[derive(Queryable, Selectable)]
+#[diesel(table_name = tenants, check_for_backend(Pg))]
+struct TenantRow {
+    uid: Uuid,
+    tenant_id: String,
+    account_id: String,
+    ancestors: Vec<Option<Uuid>>,
+    state: TenantState,
+    trial_expire_time: Option<DateTime<Utc>>,
+    lock_mode: Option<LockMode>,
+    unlock_time: Option<DateTime<Utc>>,
 }
 
 /// Finds a key of any owner by what its text leads to, with its tenant. For the verifier alone: only
@@ -63,14 +76,32 @@ pub async fn resolve(
     conn: &mut AsyncPgConnection,
     key_ref: KeyRef,
 ) -> Result<Option<(ResolvedKey, Option<ResolvedTenant>)>> {
-    Ok(api_keys::table
+    let found: Option<(ResolvedKey, Option<TenantRow>)> = api_keys::table
         .left_join(tenants::table)
         .filter(api_keys::route.eq(key_ref.route))
         .filter(api_keys::number.eq(key_ref.number))
-        .select((ResolvedKey::as_select(), Option::<ResolvedTenant>::as_select()))
+        .select((ResolvedKey::as_select(), Option::<TenantRow>::as_select()))
         .first(conn)
         .await
-        .optional()?)
+        .optional()?;
+    let Some((key, Some(row))) = found else {
+        return Ok(found.map(|(key, _)| (key, None)));
+    };
+    // Locks reach down the tree; they are looked up where they were set, never copied (3-22).
+    let mut locks = if row.ancestors.is_empty() {
+        Vec::new()
+    } else {
+        tenants::table
+            .filter(tenants::uid.nullable().eq_any(&row.ancestors))
+            .filter(tenants::lock_mode.is_not_null())
+            .select((tenants::lock_mode.assume_not_null(), tenants::unlock_time))
+            .load(conn)
+            .await?
+    };
+    locks.extend(row.lock_mode.map(|mode| (mode, row.unlock_time)));
+    let TenantRow { uid, tenant_id, account_id, ancestors, state, trial_expire_time, .. } = row;
+    let standing = Standing { state, trial_expire_time, locks };
+    Ok(Some((key, Some(ResolvedTenant { uid, tenant_id, account_id, ancestors, standing }))))
 }
 
 /// Stores a new key; false where its number is taken, which chance makes all but impossible.

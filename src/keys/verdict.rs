@@ -6,7 +6,10 @@ use super::{
     model::{KeyState, ResolvedKey, roles_named, state},
     roles::permissions_of,
 };
-use crate::{pb::VerifyCode, tenants::model::TenantState};
+use crate::{
+    pb::VerifyCode,
+    tenants::model::{LockMode, Standing},
+};
 
 /// What a bearer's key is checked for.
 #[derive(Debug)]
@@ -34,11 +37,10 @@ pub struct Check {
 
 /// Checks a key that was found and whose secret is right; every check, in order, the first failure of
 /// which is the verdict.
-pub fn checks(
-    key: &ResolvedKey,
-    tenant: Option<TenantState>,
-    question: &Question<'_>,
-) -> Vec<Check> {
+pub fn checks(key: &ResolvedKey, tenant: Option<&Standing>, question: &Question<'_>) -> Vec<Check> {
+    let inactive = tenant.and_then(|tenant| tenant.inactive(question.now));
+    let lock = tenant.and_then(|tenant| tenant.lock(question.now));
+    let only_reads = question.required_permissions.iter().all(|name| name.ends_with(":VIEW"));
     let check = |name, code, passed, message: String| Check { name, code, passed, message };
     let state = state(key.revoke_time, key.expire_time, question.now);
     let environment = key.environment.as_deref();
@@ -77,10 +79,27 @@ pub fn checks(
         check(
             "tenant",
             VerifyCode::TenantInactive,
-            tenant.is_none_or(|state| state == TenantState::Active),
-            tenant.map_or("not a tenant's key".into(), |state| {
-                format!("the tenant is {}", state.as_str())
-            }),
+            inactive.is_none(),
+            match (tenant, inactive) {
+                (None, _) => "not a tenant's key".into(),
+                (_, None) => "the tenant is ACTIVE".into(),
+                (_, Some(why)) => format!("the tenant is {why}"),
+            },
+        ),
+        check(
+            "lock",
+            VerifyCode::TenantLocked,
+            match lock {
+                None => true,
+                Some(LockMode::ReadOnly) => only_reads,
+                Some(LockMode::Full) => false,
+            },
+            match lock {
+                None => "neither the tenant nor one above it is locked".into(),
+                Some(mode) => {
+                    format!("the tenant, or one above it, is locked: {}", mode.as_str())
+                }
+            },
         ),
         check(
             "permissions",
@@ -105,7 +124,7 @@ mod tests {
     use chrono::TimeDelta;
 
     use super::*;
-    use crate::keys::model::KeyScope;
+    use crate::{keys::model::KeyScope, tenants::model::TenantState};
 
     fn key() -> ResolvedKey {
         ResolvedKey {
@@ -124,7 +143,12 @@ mod tests {
         }
     }
 
-    fn verdict(key: &ResolvedKey, tenant: TenantState, permissions: &[&str]) -> VerifyCode {
+    fn verdict(key: &ResolvedKey, state: TenantState, permissions: &[&str]) -> VerifyCode {
+        let standing = Standing { state, trial_expire_time: None, locks: Vec::new() };
+        verdict_in(key, &standing, permissions)
+    }
+
+    fn verdict_in(key: &ResolvedKey, tenant: &Standing, permissions: &[&str]) -> VerifyCode {
         let required = permissions.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
         code(&checks(
             key,
@@ -164,6 +188,33 @@ mod tests {
             verdict(&bad, TenantState::Active, &["KEYS:ADD"]),
             VerifyCode::InsufficientPermission
         );
+    }
+
+    /// 3-22, 3-14: what holds at one time may not hold at the next.
+    #[test]
+    fn a_lock_and_a_trial_bind_as_far_and_as_long_as_they_say() {
+        let now = DateTime::UNIX_EPOCH + TimeDelta::days(1);
+        let told = |lock, end, permissions: &[&str]| {
+            let locks = vec![(LockMode::ReadOnly, Some(DateTime::UNIX_EPOCH)), (lock, end)];
+            let state = TenantState::Active;
+            verdict_in(&key(), &Standing { state, trial_expire_time: None, locks }, permissions)
+        };
+
+        let later = Some(now + TimeDelta::seconds(1));
+        assert_eq!(told(LockMode::Full, later, &[]), VerifyCode::TenantLocked);
+        assert_eq!(told(LockMode::Full, Some(now), &[]), VerifyCode::Valid);
+        assert_eq!(told(LockMode::ReadOnly, None, &["TENANTS:VIEW"]), VerifyCode::Valid);
+        assert_eq!(told(LockMode::ReadOnly, None, &["TENANTS:EDIT"]), VerifyCode::TenantLocked);
+        let on_trial = |end| {
+            let standing = Standing {
+                state: TenantState::Active,
+                trial_expire_time: Some(end),
+                locks: Vec::new(),
+            };
+            verdict_in(&key(), &standing, &[])
+        };
+        assert_eq!(on_trial(now + TimeDelta::seconds(1)), VerifyCode::Valid);
+        assert_eq!(on_trial(now), VerifyCode::TenantInactive);
     }
 
     #[test]

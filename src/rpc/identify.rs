@@ -11,6 +11,7 @@ use axum::{
     middleware::Next,
     response::{IntoResponse as _, Response},
 };
+use chrono::{DateTime, Utc};
 use http::HeaderMap;
 use secrecy::SecretString;
 use tonic::Status;
@@ -32,7 +33,10 @@ use crate::{
         roles::{RESELLER, Role},
     },
     pb::ErrorReason,
-    tenants::{self, model::TenantState},
+    tenants::{
+        self,
+        model::{LockMode, Standing},
+    },
 };
 
 /// What the layer needs.
@@ -87,7 +91,7 @@ impl Identifier {
         let account = named(headers, "x-account-id")?;
         let tenant = named(headers, "x-tenant-id")?;
 
-        let (caller, tenant_state) = self.caller(headers, observed).await?;
+        let (caller, standing) = self.caller(headers, observed).await?;
         let mut call = Call {
             correlation_id: observed.correlation_id.clone(),
             deadline: observed.deadline,
@@ -97,7 +101,7 @@ impl Identifier {
             scope: caller.own_scope(),
             caller,
         };
-        let checked = match self.check(&mut call, method, account, tenant, tenant_state) {
+        let checked = match self.check(&mut call, method, account, tenant, standing.as_ref()) {
             Ok(()) => self.resolve(&mut call, account, tenant).await,
             refused => refused,
         };
@@ -117,22 +121,12 @@ impl Identifier {
         method: &Method,
         account: Option<&str>,
         tenant: Option<&str>,
-        tenant_state: Option<TenantState>,
+        standing: Option<&Standing>,
     ) -> Result<()> {
         self.demand_metadata(method, account, tenant)?;
         compare(&call.caller, account, tenant)?;
-        if let (Some(tenant), Some(state)) = (&call.caller.tenant, tenant_state)
-            && state != TenantState::Active
-        {
-            return Err(Error::WrongState {
-                reason: ErrorReason::TenantNotActive,
-                kind: Kind::Tenant,
-                id: tenant.tenant_id.clone(),
-                message: format!(
-                    "the tenant of the key is {}: its keys work while it is ACTIVE only",
-                    state.as_str()
-                ),
-            });
+        if let (Some(tenant), Some(standing)) = (&call.caller.tenant, standing) {
+            check_standing(&tenant.tenant_id, standing, method, self.clock.now())?;
         }
         call.scope = permit(method, &call.caller)?;
         Ok(())
@@ -160,7 +154,7 @@ impl Identifier {
         &self,
         headers: &HeaderMap,
         observed: &Observed,
-    ) -> Result<(Caller, Option<TenantState>)> {
+    ) -> Result<(Caller, Option<Standing>)> {
         let text = bearer(headers).ok_or(Error::Unauthenticated)?;
         let parsed = keys::secret::parse(&self.master, text).map_err(|_| Error::Unauthenticated)?;
 
@@ -175,7 +169,7 @@ impl Identifier {
         {
             return Err(Error::Unauthenticated);
         }
-        let tenant_state = tenant.as_ref().map(|tenant| tenant.state);
+        let standing = tenant.as_ref().map(|tenant| tenant.standing.clone());
         let caller = Caller {
             key_id: parsed.key_ref.public_id(&self.master),
             bearer: SecretString::from(text),
@@ -191,7 +185,7 @@ impl Identifier {
             environment: key.environment,
             roles: roles_named(&key.roles),
         };
-        Ok((caller, tenant_state))
+        Ok((caller, standing))
     }
 
     /// Puts the account and the tenant that the metadata names into the call, if they are within the
@@ -242,6 +236,40 @@ fn named<'a>(headers: &'a HeaderMap, key: &str) -> Result<Option<&'a str>> {
             key,
             "is not an id: 1 to 30 characters of a-z, 0-9 and \"-\"",
         )])),
+    }
+}
+
+/// Checks that the state of a tenant and the locks on it let its keys call a method.
+fn check_standing(
+    tenant_id: &str,
+    standing: &Standing,
+    method: &Method,
+    now: DateTime<Utc>,
+) -> Result<()> {
+    let refuse = |reason, message| {
+        Err(Error::WrongState { reason, kind: Kind::Tenant, id: tenant_id.to_owned(), message })
+    };
+    if let Some(why) = standing.inactive(now) {
+        return refuse(
+            ErrorReason::TenantNotActive,
+            format!("the tenant of the key is {why}: its keys work while it is ACTIVE only"),
+        );
+    }
+    let only_reads = match &method.right {
+        Right::AnyValidKey => true,
+        Right::Permission(permission) => permission.ends_with(":VIEW"),
+    };
+    match standing.lock(now) {
+        None => Ok(()),
+        Some(LockMode::ReadOnly) if only_reads => Ok(()),
+        Some(mode) => refuse(
+            ErrorReason::TenantLocked,
+            format!(
+                "the tenant of the key, or one above it, is locked ({}): ask whoever operates it to \
+                 unlock it",
+                mode.as_str()
+            ),
+        ),
     }
 }
 

@@ -1,6 +1,12 @@
 //! Which tenants a list shows, in which order (3-17 to 3-19, 1-40).
 
-use diesel::{dsl::not, pg::Pg, prelude::*, sql_types::Text};
+use chrono::{DateTime, Utc};
+use diesel::{
+    dsl::{self, not},
+    pg::Pg,
+    prelude::*,
+    sql_types::{Bool, Nullable, Text, Timestamptz},
+};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use uuid::Uuid;
 
@@ -36,6 +42,8 @@ const FIELDS: &[Field] = &[
     Field { name: "external_ids", kind: FieldKind::Entry },
     Field { name: "labels", kind: FieldKind::Entry },
     Field { name: "locked", kind: FieldKind::Bool },
+    Field { name: "effective_locked", kind: FieldKind::Bool },
+    Field { name: "protected", kind: FieldKind::Bool },
     Field { name: "service_provider", kind: FieldKind::Bool },
     Field { name: "authentication_account", kind: FieldKind::Bool },
     Field { name: "issuance_account", kind: FieldKind::Bool },
@@ -102,13 +110,14 @@ impl TenantQuery {
         &self,
         conn: &mut AsyncPgConnection,
         scope: &Scope,
+        now: DateTime<Utc>,
     ) -> Result<(Vec<TenantRecord>, String)> {
         let mut query = tenants_in(scope).into_boxed::<Pg>();
         if !self.show_deleted {
             query = query.filter(tenants::state.ne(TenantState::Deleted));
         }
         for term in &self.terms {
-            let condition = condition(term)?;
+            let condition = condition(term, now)?;
             query =
                 if term.negated { query.filter(not(condition)) } else { query.filter(condition) };
         }
@@ -133,7 +142,7 @@ impl TenantQuery {
                 };
                 seek!(query, tenants::contract_mode, after.map(mode), down)
             }
-            "locked" => seek!(query, tenants::lock_mode.is_not_null(), after.map(truth), down),
+            "locked" => seek!(query, locked_at(now), after.map(truth), down),
             "service_provider" => {
                 let is_provider =
                     || tenants::organization_kind.eq(OrganizationKind::ServiceProvider);
@@ -164,17 +173,17 @@ impl TenantQuery {
             .select(Tenant::as_select())
             .load(conn)
             .await?;
-        let token = self.page.finish(&mut found, |tenant| self.place(tenant));
-        Ok((complete(conn, found).await?, token))
+        let token = self.page.finish(&mut found, |tenant| self.place(tenant, now));
+        Ok((complete(conn, now, found).await?, token))
     }
 
-    fn place(&self, tenant: &Tenant) -> Place {
+    fn place(&self, tenant: &Tenant, now: DateTime<Utc>) -> Place {
         let value = match self.order.field {
             "name" => tenant.name.clone(),
             "tenant_id" => tenant.tenant_id.clone(),
             "hostname" => tenant.hostname.clone(),
             "contract_mode" => tenant.contract_mode.as_str().to_owned(),
-            "locked" => tenant.lock_mode.is_some().to_string(),
+            "locked" => tenant.lock.at(now).is_some().to_string(),
             "service_provider" => {
                 (tenant.organization_kind == OrganizationKind::ServiceProvider).to_string()
             }
@@ -191,7 +200,7 @@ impl TenantQuery {
 
 diesel::define_sql_function! {
     /// The first of two that is there.
-    fn coalesce(value: diesel::sql_types::Nullable<Text>, otherwise: Text) -> Text;
+    fn coalesce(value: Nullable<Text>, otherwise: Text) -> Text;
 }
 
 /// Hostnames are stored in lower case, so they are compared in it.
@@ -203,7 +212,22 @@ fn lower(test: &TextTest) -> TextTest {
     }
 }
 
-fn condition(term: &Term) -> Result<Condition> {
+/// Whether a tenant's own lock is in force.
+#[diesel::dsl::auto_type(no_type_alias)]
+fn locked_at(now: DateTime<Utc>) -> _ {
+    let goes_on = tenants::unlock_time.assume_not_null().gt(now);
+    tenants::lock_mode.is_not_null().and(tenants::unlock_time.is_null().or(goes_on))
+}
+
+/// Whether a tenant or one above it is locked, also above what the scope sees (3-22).
+fn effectively_locked_at(now: DateTime<Utc>) -> Condition {
+    let above = dsl::sql::<Bool>("tenants.ancestors && array(select locked_tenants(")
+        .bind::<Timestamptz, _>(now)
+        .sql("))");
+    Box::new(locked_at(now).or(above))
+}
+
+fn condition(term: &Term, now: DateTime<Utc>) -> Result<Condition> {
     let Term { field, key, negated: _, test } = term;
     Ok(match (*field, test) {
         ("tenant_id", Test::Text(test)) => filter::text(tenants::tenant_id, test),
@@ -237,7 +261,9 @@ fn condition(term: &Term) -> Result<Condition> {
             let label = tenants::labels.retrieve_as_text(key.clone()).nullable();
             filter::text(coalesce(label, String::new()), test)
         }
-        ("locked", Test::Bool(value)) => Box::new(tenants::lock_mode.is_not_null().eq(*value)),
+        ("locked", Test::Bool(value)) => Box::new(locked_at(now).eq(*value)),
+        ("effective_locked", Test::Bool(value)) => Box::new(effectively_locked_at(now).eq(*value)),
+        ("protected", Test::Bool(value)) => Box::new(tenants::protected.eq(*value)),
         ("service_provider", Test::Bool(value)) => {
             Box::new(tenants::organization_kind.eq(OrganizationKind::ServiceProvider).eq(*value))
         }

@@ -1,6 +1,6 @@
 //! What a tenant is: its row, its states and its place in the tree.
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use diesel::prelude::*;
 use serde_json::Value;
 use uuid::Uuid;
@@ -11,6 +11,9 @@ use crate::{
     schema::tenants,
     text_enum,
 };
+
+/// How long a trial lasts (3-14).
+pub const TRIAL: TimeDelta = TimeDelta::days(60);
 
 /// How many levels the tree of tenants may have, the root's included.
 pub const DEPTH_MAX: usize = 5;
@@ -116,10 +119,15 @@ pub struct Tenant {
     pub state: TenantState,
     /// What undelete brings back.
     pub state_before_delete: Option<TenantState>,
-    /// How far it is locked, if it is.
-    pub lock_mode: Option<LockMode>,
+    /// Its own lock, if it has one; perhaps one that has ended.
+    #[diesel(embed)]
+    pub lock: LockColumns,
+    /// Whether only a protected caller may change or delete it (1-46).
+    pub protected: bool,
     /// Under which contract it runs.
     pub contract_mode: ContractMode,
+    /// When its trial is over, if it is on one (3-14).
+    pub trial_expire_time: Option<DateTime<Utc>>,
     /// A DNS name, or empty.
     pub hostname: String,
     /// A domain of the directory.
@@ -155,6 +163,75 @@ pub struct Tenant {
     pub update_time: DateTime<Utc>,
     /// Counts the changes.
     pub version: i64,
+}
+
+/// What of a tenant decides whether its keys work.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// Where it is in its life.
+    pub state: TenantState,
+    /// When its trial is over.
+    pub trial_expire_time: Option<DateTime<Utc>>,
+    /// Its own lock and those above it, with their ends; perhaps ended ones.
+    pub locks: Vec<(LockMode, Option<DateTime<Utc>>)>,
+}
+
+impl Standing {
+    /// Why its keys do not work at a time, unless they do.
+    pub fn inactive(&self, now: DateTime<Utc>) -> Option<String> {
+        match (self.state, self.trial_expire_time) {
+            (TenantState::Active, Some(end)) if end <= now => {
+                Some(format!("on a trial that ended at {end}"))
+            }
+            (TenantState::Active, _) => None,
+            (state, _) => Some(state.as_str().to_owned()),
+        }
+    }
+
+    /// The strictest lock in force at a time.
+    pub fn lock(&self, now: DateTime<Utc>) -> Option<LockMode> {
+        strictest(&self.locks, now).map(|(mode, _)| mode)
+    }
+}
+
+/// The strictest of the locks that are in force at a time; of equal ones the one that lasts longest.
+pub fn strictest(
+    locks: &[(LockMode, Option<DateTime<Utc>>)],
+    now: DateTime<Utc>,
+) -> Option<(LockMode, Option<DateTime<Utc>>)> {
+    locks
+        .iter()
+        .filter(|(_, end)| end.is_none_or(|end| now < end))
+        .max_by_key(|(mode, end)| (*mode == LockMode::Full, end.is_none(), *end))
+        .copied()
+}
+
+/// A tenant's own lock as it is stored: the first four are there together or not at all.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Queryable, Selectable, Insertable, AsChangeset)]
+#[diesel(table_name = tenants, treat_none_as_null = true, check_for_backend(diesel::pg::Pg))]
+pub struct LockColumns {
+    /// How far it goes.
+    #[diesel(column_name = lock_mode)]
+    pub mode: Option<LockMode>,
+    /// Why it was set.
+    #[diesel(column_name = lock_reason)]
+    pub reason: Option<String>,
+    /// When it was set.
+    #[diesel(column_name = lock_time)]
+    pub time: Option<DateTime<Utc>>,
+    /// Who set it.
+    #[diesel(column_name = locked_by)]
+    pub by: Option<String>,
+    /// When it ends by itself.
+    #[diesel(column_name = unlock_time)]
+    pub end: Option<DateTime<Utc>>,
+}
+
+impl LockColumns {
+    /// How far it goes at a time; nothing where there is none or it has ended.
+    pub fn at(&self, now: DateTime<Utc>) -> Option<LockMode> {
+        self.mode.filter(|_| self.end.is_none_or(|end| now < end))
+    }
 }
 
 /// Whom to talk to (2-08).
@@ -220,6 +297,18 @@ pub struct TenantRecord {
     pub parent_tenant_id: String,
     /// What others call it, by whose id it is (2-10).
     pub external_ids: std::collections::BTreeMap<String, String>,
+    /// The strictest lock in force above it, and its end.
+    pub lock_above: Option<(LockMode, Option<DateTime<Utc>>)>,
+    /// When it was so: a lock may have ended since.
+    pub as_of: DateTime<Utc>,
+}
+
+impl TenantRecord {
+    /// The same with another row.
+    #[must_use]
+    pub fn with(&self, tenant: Tenant) -> Self {
+        Self { tenant, ..self.clone() }
+    }
 }
 
 impl Tenant {
@@ -227,6 +316,94 @@ impl Tenant {
     pub fn touch(&mut self, now: DateTime<Utc>) {
         self.update_time = now;
         self.version += 1;
+    }
+
+    /// Approves it (4-07).
+    ///
+    /// # Errors
+    ///
+    /// When it does not wait for approval.
+    pub fn approve(&mut self, by: String, now: DateTime<Utc>) -> Result<()> {
+        self.check_waits()?;
+        self.state = TenantState::Active;
+        self.history.approve_time = Some(now);
+        self.history.approved_by = Some(by);
+        self.touch(now);
+        Ok(())
+    }
+
+    /// Rejects it for a reason (4-07).
+    ///
+    /// # Errors
+    ///
+    /// When it does not wait for approval.
+    pub fn reject(&mut self, by: String, reason: String, now: DateTime<Utc>) -> Result<()> {
+        self.check_waits()?;
+        self.state = TenantState::Rejected;
+        self.history.reject_time = Some(now);
+        self.history.rejected_by = Some(by);
+        self.history.rejection_reason = Some(reason);
+        self.touch(now);
+        Ok(())
+    }
+
+    fn check_waits(&self) -> Result<()> {
+        match self.state {
+            TenantState::PendingApproval => Ok(()),
+            state => Err(self.refuse_transition(&format!(
+                "is {}: only one that is PENDING_APPROVAL can be approved or rejected",
+                state.as_str()
+            ))),
+        }
+    }
+
+    /// Ends its own lock (3-22).
+    ///
+    /// # Errors
+    ///
+    /// When it has none in force.
+    pub fn unlock(&mut self, now: DateTime<Utc>) -> Result<()> {
+        if self.lock.at(now).is_none() {
+            return Err(self.refuse_transition(
+                "has no lock of its own: a lock in effective_lock is ended on the tenant above",
+            ));
+        }
+        self.lock = LockColumns::default();
+        self.touch(now);
+        Ok(())
+    }
+
+    /// Makes it a service provider (3-24).
+    ///
+    /// # Errors
+    ///
+    /// When it is one already, or is not ACTIVE.
+    pub fn promote(&mut self, now: DateTime<Utc>) -> Result<()> {
+        if self.organization_kind == OrganizationKind::ServiceProvider {
+            return Err(self.refuse_transition("is a SERVICE_PROVIDER already"));
+        }
+        if self.state != TenantState::Active {
+            return Err(self.not_active("only an ACTIVE tenant becomes a SERVICE_PROVIDER"));
+        }
+        self.organization_kind = OrganizationKind::ServiceProvider;
+        self.touch(now);
+        Ok(())
+    }
+
+    /// Refuses what a tenant in its state does not take.
+    pub fn not_active(&self, why: &str) -> Error {
+        Error::WrongState {
+            reason: ErrorReason::TenantNotActive,
+            kind: Kind::Tenant,
+            id: self.tenant_id.clone(),
+            message: format!("the tenant \"{}\" is {}: {why}", self.tenant_id, self.state.as_str()),
+        }
+    }
+
+    /// Puts it under a contract: a trial ends 60 days after it began (3-14).
+    pub fn set_contract(&mut self, mode: ContractMode, now: DateTime<Utc>) {
+        self.contract_mode = mode;
+        self.trial_expire_time = (mode == ContractMode::Trial).then(|| now + TRIAL);
     }
 
     /// Deletes it until `purge_time`.
@@ -277,13 +454,13 @@ impl Tenant {
         }
     }
 
-    /// Checks that it may be the parent of a new tenant.
+    /// Checks that it may be the parent of a tenant; `field` of the request names it.
     ///
     /// # Errors
     ///
     /// The rule it breaks (1-10, and the depth of the tree).
-    pub fn check_parent_of(&self, child: TenantType) -> Result<()> {
-        let is_provider = self.organization_kind == OrganizationKind::ServiceProvider;
+    pub fn check_parent_of(&self, field: &str, child: TenantType) -> Result<()> {
+        let is_provider = self.is_provider();
         if self.state != TenantState::Active {
             return Err(Error::WrongState {
                 reason: ErrorReason::TenantNotActive,
@@ -297,23 +474,53 @@ impl Tenant {
         }
         if self.tenant_type == TenantType::Client && !is_provider {
             return Err(Error::invalid(
-                "tenant.parent_tenant_id",
+                field,
                 "names a tenant that is neither a PRODUCT nor a SERVICE_PROVIDER",
             ));
         }
         if child == TenantType::Product && !is_provider {
             return Err(Error::invalid(
-                "tenant.parent_tenant_id",
+                field,
                 "a PRODUCT has no parent unless that is a SERVICE_PROVIDER",
             ));
         }
         if self.ancestors.len() + 2 > DEPTH_MAX {
             return Err(Error::invalid(
-                "tenant.parent_tenant_id",
+                field,
                 format!("the tree of tenants would have more than {DEPTH_MAX} levels"),
             ));
         }
         Ok(())
+    }
+
+    /// Checks that a tenant under a contract may stand below it: below a provider on trial, all are
+    /// (3-14).
+    ///
+    /// # Errors
+    ///
+    /// `CONTRACT_MODE_NOT_ALLOWED`.
+    pub fn check_contract_of(&self, mode: ContractMode) -> Result<()> {
+        if !self.is_provider()
+            || self.contract_mode == ContractMode::Production
+            || mode == ContractMode::Trial
+        {
+            return Ok(());
+        }
+        Err(Error::WrongState {
+            reason: ErrorReason::ContractModeNotAllowed,
+            kind: Kind::ParentTenant,
+            id: self.tenant_id.clone(),
+            message: format!(
+                "the service provider \"{}\" is a TRIAL: so are the tenants below it, until it is \
+                 PRODUCTION itself",
+                self.tenant_id
+            ),
+        })
+    }
+
+    /// Whether it serves tenants below it.
+    pub fn is_provider(&self) -> bool {
+        self.organization_kind == OrganizationKind::ServiceProvider
     }
 
     /// The path from the root down to it: the ancestors of its children.
@@ -349,8 +556,6 @@ fn generated(alphabet: &[u8], length: usize) -> String {
 
 #[cfg(test)]
 pub(crate) mod tests {
-    use chrono::TimeDelta;
-
     use super::*;
 
     /// A tenant that has only what it must have.
@@ -371,8 +576,10 @@ pub(crate) mod tests {
             tag: String::new(),
             state: TenantState::Active,
             state_before_delete: None,
-            lock_mode: None,
+            lock: LockColumns::default(),
+            protected: false,
             contract_mode: ContractMode::Production,
+            trial_expire_time: None,
             hostname: String::new(),
             default_domain: None,
             support_email: String::new(),
@@ -424,12 +631,12 @@ pub(crate) mod tests {
         let deleted = Tenant { state: TenantState::Deleted, ..sample() };
         let deep = Tenant { ancestors: vec![Some(Uuid::nil()); 4], ..provider.clone() };
 
-        assert!(product.check_parent_of(TenantType::Client).is_ok());
-        assert!(product.check_parent_of(TenantType::Product).is_err());
-        assert!(provider.check_parent_of(TenantType::Product).is_ok());
-        assert!(client.check_parent_of(TenantType::Client).is_err());
-        assert!(deleted.check_parent_of(TenantType::Client).is_err());
-        assert!(deep.check_parent_of(TenantType::Client).is_err());
+        assert!(product.check_parent_of("parent_tenant_id", TenantType::Client).is_ok());
+        assert!(product.check_parent_of("parent_tenant_id", TenantType::Product).is_err());
+        assert!(provider.check_parent_of("parent_tenant_id", TenantType::Product).is_ok());
+        assert!(client.check_parent_of("parent_tenant_id", TenantType::Client).is_err());
+        assert!(deleted.check_parent_of("parent_tenant_id", TenantType::Client).is_err());
+        assert!(deep.check_parent_of("parent_tenant_id", TenantType::Client).is_err());
     }
 
     #[test]

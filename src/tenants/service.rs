@@ -8,9 +8,9 @@ use tonic::{Request, Response, Status};
 use uuid::Uuid;
 
 use super::{
-    list,
+    life, list,
     model::{
-        ContractMode, History, OrganizationKind, Tenant, TenantRecord, TenantState, TenantType,
+        ContractMode, History, LockColumns, Tenant, TenantRecord, TenantState, TenantType,
         generated_code, generated_id,
     },
     store::{self, Claim},
@@ -28,6 +28,7 @@ use crate::{
         permit::json_of,
     },
     server::Shared,
+    wire::reference,
 };
 
 /// The account that a key of the system acts on when nothing names one.
@@ -70,7 +71,7 @@ impl TenantService for Tenants {
             .0
             .read(&call, async |conn| {
                 let tenant = store::find(conn, &call.scope, id).await?;
-                store::complete_one(conn, tenant).await
+                store::complete_one(conn, self.0.clock.now(), tenant).await
             })
             .await?;
 
@@ -90,7 +91,7 @@ impl TenantService for Tenants {
             .0
             .read(&call, async |conn| {
                 let tenant = look_up(conn, &call, &selector).await?;
-                store::complete_one(conn, tenant).await
+                store::complete_one(conn, self.0.clock.now(), tenant).await
             })
             .await?;
 
@@ -104,8 +105,10 @@ impl TenantService for Tenants {
         let (call, request) = Call::of(request)?;
         let query = list::TenantQuery::read(&call, &request)?;
 
-        let (records, next_page_token) =
-            self.0.read(&call, async |conn| query.run(conn, &call.scope).await).await?;
+        let (records, next_page_token) = self
+            .0
+            .read(&call, async |conn| query.run(conn, &call.scope, self.0.clock.now()).await)
+            .await?;
 
         let tenants = records.into_iter().map(pb::Tenant::from).collect();
         Ok(Response::new(pb::ListTenantsResponse { tenants, next_page_token }))
@@ -172,6 +175,127 @@ impl TenantService for Tenants {
 
         Ok(Response::new(answer))
     }
+
+    async fn approve_tenant(
+        &self,
+        request: Request<pb::ApproveTenantRequest>,
+    ) -> Result<Response<pb::ApproveTenantResponse>, Status> {
+        let (call, request) = Call::of(request)?;
+        let id = call.tenant_id("tenant_id", &request.tenant_id)?;
+
+        let answer = self
+            .0
+            .mutator
+            .mutate(&call, &request, async |change: &mut Change<'_>| {
+                let tenant = Some(life::approve(change, id, &request.etag).await?.into());
+                Ok(pb::ApproveTenantResponse { tenant })
+            })
+            .await?;
+
+        Ok(Response::new(answer))
+    }
+
+    async fn reject_tenant(
+        &self,
+        request: Request<pb::RejectTenantRequest>,
+    ) -> Result<Response<pb::RejectTenantResponse>, Status> {
+        let (call, request) = Call::of(request)?;
+        let id = call.tenant_id("tenant_id", &request.tenant_id)?;
+        let reason = life::read_reason(&request.reason)?;
+
+        let answer = self
+            .0
+            .mutator
+            .mutate(&call, &request, async |change: &mut Change<'_>| {
+                let tenant = Some(life::reject(change, id, &request.etag, &reason).await?.into());
+                Ok(pb::RejectTenantResponse { tenant })
+            })
+            .await?;
+
+        Ok(Response::new(answer))
+    }
+
+    async fn lock_tenant(
+        &self,
+        request: Request<pb::LockTenantRequest>,
+    ) -> Result<Response<pb::LockTenantResponse>, Status> {
+        let (call, request) = Call::of(request)?;
+        let id = call.tenant_id("tenant_id", &request.tenant_id)?;
+        let lock = life::NewLock::read(&request, self.0.clock.now())?;
+
+        let answer = self
+            .0
+            .mutator
+            .mutate(&call, &request, async |change: &mut Change<'_>| {
+                let tenant = Some(life::lock(change, id, &request.etag, &lock).await?.into());
+                Ok(pb::LockTenantResponse { tenant })
+            })
+            .await?;
+
+        Ok(Response::new(answer))
+    }
+
+    async fn unlock_tenant(
+        &self,
+        request: Request<pb::UnlockTenantRequest>,
+    ) -> Result<Response<pb::UnlockTenantResponse>, Status> {
+        let (call, request) = Call::of(request)?;
+        let id = call.tenant_id("tenant_id", &request.tenant_id)?;
+
+        let answer = self
+            .0
+            .mutator
+            .mutate(&call, &request, async |change: &mut Change<'_>| {
+                let tenant = Some(life::unlock(change, id, &request.etag).await?.into());
+                Ok(pb::UnlockTenantResponse { tenant })
+            })
+            .await?;
+
+        Ok(Response::new(answer))
+    }
+
+    async fn move_tenant(
+        &self,
+        request: Request<pb::MoveTenantRequest>,
+    ) -> Result<Response<pb::MoveTenantResponse>, Status> {
+        let (call, request) = Call::of(request)?;
+        let id = call.tenant_id("tenant_id", &request.tenant_id)?;
+        let parent = match &*request.parent_tenant_id {
+            "" => "",
+            named => reference("parent_tenant_id", named)?,
+        };
+
+        let answer = self
+            .0
+            .mutator
+            .mutate(&call, &request, async |change: &mut Change<'_>| {
+                let tenant =
+                    Some(life::move_below(change, id, &request.etag, parent).await?.into());
+                Ok(pb::MoveTenantResponse { tenant })
+            })
+            .await?;
+
+        Ok(Response::new(answer))
+    }
+
+    async fn promote_tenant(
+        &self,
+        request: Request<pb::PromoteTenantRequest>,
+    ) -> Result<Response<pb::PromoteTenantResponse>, Status> {
+        let (call, request) = Call::of(request)?;
+        let id = call.tenant_id("tenant_id", &request.tenant_id)?;
+
+        let answer = self
+            .0
+            .mutator
+            .mutate(&call, &request, async |change: &mut Change<'_>| {
+                let tenant = Some(life::promote(change, id, &request.etag).await?.into());
+                Ok(pb::PromoteTenantResponse { tenant })
+            })
+            .await?;
+
+        Ok(Response::new(answer))
+    }
 }
 
 async fn look_up(
@@ -228,9 +352,7 @@ impl Tenants {
         let account_id = self.account_of(change, new).await?;
         let parent = parent_of(change, new).await?;
         let service_line = match &parent {
-            Some(parent) if parent.organization_kind == OrganizationKind::ServiceProvider => {
-                parent.service_line
-            }
+            Some(parent) if parent.is_provider() => parent.service_line,
             _ => new.service_line,
         };
         if let Some(parent) = &parent
@@ -239,7 +361,16 @@ impl Tenants {
             return Err(Error::not_found(Kind::ParentTenant, &parent.tenant_id));
         }
 
+        let contract_mode = life::contract_below(parent.as_ref(), new.contract_mode)?;
+        if new.protected && !life::is_protected(change.conn(), call).await? {
+            return Err(refuse_to_protect());
+        }
+        let (waits, max_tenants) = directory::accounts::terms(change.conn(), &account_id).await?;
+        store::check_limit(change.conn(), &account_id, max_tenants).await?;
+
         let now = change.now;
+        let approved = (!waits).then(|| (now, call.actor()));
+        let (approve_time, approved_by) = approved.unzip();
         let mut tenant = Tenant {
             uid: change.uuid(),
             account_id,
@@ -254,10 +385,12 @@ impl Tenants {
             ancestors: parent.as_ref().map(Tenant::path).unwrap_or_default(),
             console: new.console,
             tag: new.tag.clone(),
-            state: TenantState::Active,
+            state: if waits { TenantState::PendingApproval } else { TenantState::Active },
             state_before_delete: None,
-            lock_mode: None,
-            contract_mode: new.contract_mode,
+            lock: LockColumns::default(),
+            protected: new.protected,
+            contract_mode,
+            trial_expire_time: None,
             hostname: new.hostname.clone(),
             default_domain: new.default_domain.clone(),
             support_email: new.support_email.clone(),
@@ -271,8 +404,8 @@ impl Tenants {
             labels: new.labels.clone(),
             history: History {
                 created_by: call.actor(),
-                approve_time: Some(now),
-                approved_by: Some(call.actor()),
+                approve_time,
+                approved_by,
                 ..Default::default()
             },
             purge_time: None,
@@ -280,12 +413,13 @@ impl Tenants {
             update_time: now,
             version: 1,
         };
+        tenant.set_contract(contract_mode, now);
         self.bring_domain(change, new.default_domain.as_deref(), new.auto_create_domain).await?;
         store::insert(change.conn(), &tenant).await?;
         claim_names(change, new, &mut tenant).await?;
         store::replace_external_ids(change.conn(), tenant.uid, &new.external_ids).await?;
 
-        let record = store::complete_one(change.conn(), tenant).await?;
+        let record = store::complete_one(change.conn(), now, tenant).await?;
         tell(change, "tenant.created", None, &record).await?;
         Ok(record)
     }
@@ -308,24 +442,26 @@ impl Tenants {
         patch: &TenantPatch,
         create_domain: Option<bool>,
     ) -> Result<TenantRecord> {
-        let scope = &change.call.scope;
-        let tenant = store::find_for_update(change.conn(), scope, id).await?;
+        let call = change.call;
+        let tenant = store::find_for_update(change.conn(), &call.scope, id).await?;
         check_etag(etag, tenant.version, Kind::Tenant, id)?;
         if tenant.state == TenantState::Deleted {
-            return Err(Error::WrongState {
-                reason: ErrorReason::TenantNotActive,
-                kind: Kind::Tenant,
-                id: id.to_owned(),
-                message: format!("the tenant \"{id}\" is DELETED: undelete it first"),
-            });
+            return Err(tenant.not_active("undelete it first"));
         }
-        let before = store::complete_one(change.conn(), tenant).await?;
+        let now = change.now;
+        let before = store::complete_one(change.conn(), now, tenant).await?;
         let mut after = before.clone();
         patch.apply(&mut after)?;
         if after == before {
             return Ok(before);
         }
-        check_own(change.call, &before, &after)?;
+        check_own(call, &before, &after)?;
+        life::check_protection(change, &before.tenant).await?;
+        if after.tenant.protected != before.tenant.protected
+            && !life::is_protected(change.conn(), call).await?
+        {
+            return Err(refuse_to_protect());
+        }
         if before.tenant.contract_mode == ContractMode::Production
             && after.tenant.contract_mode == ContractMode::Trial
         {
@@ -335,6 +471,12 @@ impl Tenants {
                 id: id.to_owned(),
                 message: "a PRODUCTION tenant cannot become a TRIAL".to_owned(),
             });
+        }
+        if after.tenant.contract_mode != before.tenant.contract_mode
+            && let Some(parent) = before.tenant.parent_uid
+            && let Some(parent) = store::hold_parent(change.conn(), parent).await?
+        {
+            parent.check_contract_of(after.tenant.contract_mode)?;
         }
 
         after.tenant.touch(change.now);
@@ -367,7 +509,17 @@ impl Tenants {
                 message: "a key cannot delete its own tenant: use a key from above it".to_owned(),
             });
         }
-        let before = store::complete_one(change.conn(), tenant.clone()).await?;
+        life::check_protection(change, &tenant).await?;
+        if tenant.is_provider() && tenant.state != TenantState::Deleted {
+            return Err(Error::WrongState {
+                reason: ErrorReason::ServiceProviderNotDeletable,
+                kind: Kind::Tenant,
+                id: id.to_owned(),
+                message: format!("the tenant \"{id}\" is a SERVICE_PROVIDER: those stay"),
+            });
+        }
+        let now = change.now;
+        let before = store::complete_one(change.conn(), now, tenant.clone()).await?;
         let retention = TimeDelta::from_std(self.0.settings.deletion.retention)
             .map_err(|_| Error::internal("deletion.retention is out of range"))?;
         let actor = change.call.actor();
@@ -382,7 +534,7 @@ impl Tenants {
         }
 
         store::update(change.conn(), &tenant).await?;
-        let after = TenantRecord { tenant, ..before.clone() };
+        let after = before.with(tenant);
         tell(change, "tenant.deleted", Some(&before), &after).await?;
         Ok(after)
     }
@@ -394,16 +546,22 @@ impl Tenants {
         etag: &str,
     ) -> Result<TenantRecord> {
         let scope = &change.call.scope;
-        // The parent is held first: locks go from the root to the leaves.
-        let parent = store::find(change.conn(), scope, id).await?.parent_uid;
+        // The account and the parent are held first: locks go from the root to the leaves.
+        let Tenant { parent_uid: parent, account_id, .. } =
+            store::find(change.conn(), scope, id).await?;
+        let (_, max_tenants) = directory::accounts::terms(change.conn(), &account_id).await?;
+        let room = store::check_limit(change.conn(), &account_id, max_tenants).await;
         let parent_state = match parent {
             Some(uid) => store::hold_state(change.conn(), uid).await?,
             None => None,
         };
         let mut tenant = store::find_for_update(change.conn(), scope, id).await?;
         check_etag(etag, tenant.version, Kind::Tenant, id)?;
-        let before = store::complete_one(change.conn(), tenant.clone()).await?;
-        tenant.undelete(change.now)?;
+        life::check_protection(change, &tenant).await?;
+        let now = change.now;
+        let before = store::complete_one(change.conn(), now, tenant.clone()).await?;
+        tenant.undelete(now)?;
+        room?;
         if parent_state == Some(TenantState::Deleted) {
             return Err(Error::WrongState {
                 reason: ErrorReason::TenantNotActive,
@@ -414,7 +572,7 @@ impl Tenants {
         }
 
         store::update(change.conn(), &tenant).await?;
-        let after = TenantRecord { tenant, ..before.clone() };
+        let after = before.with(tenant);
         tell(change, "tenant.undeleted", Some(&before), &after).await?;
         Ok(after)
     }
@@ -455,7 +613,7 @@ async fn parent_of(change: &mut Change<'_>, new: &NewTenant) -> Result<Option<Te
         (named, _) => named.to_owned(),
     };
     let parent = store::find_parent(change.conn(), &call.scope, &id).await?;
-    parent.check_parent_of(new.tenant_type)?;
+    parent.check_parent_of("tenant.parent_tenant_id", new.tenant_type)?;
     Ok(Some(parent))
 }
 
@@ -464,7 +622,7 @@ async fn parent_of(change: &mut Change<'_>, new: &NewTenant) -> Result<Option<Te
 async fn parent_by_call(change: &mut Change<'_>, own: &TenantOfCall) -> Result<String> {
     let call = change.call;
     let tenant = store::find(change.conn(), &call.scope, &own.tenant_id).await?;
-    let is_provider = tenant.organization_kind == OrganizationKind::ServiceProvider;
+    let is_provider = tenant.is_provider();
     match tenant.parent_uid {
         Some(parent)
             if tenant.tenant_type == TenantType::Client
@@ -557,7 +715,17 @@ fn check_own(call: &Call, before: &TenantRecord, after: &TenantRecord) -> Result
     })
 }
 
-async fn tell(
+fn refuse_to_protect() -> Error {
+    Error::Forbidden {
+        permission: "TENANTS:EDIT".to_owned(),
+        message: "protected is set and taken off by a key of the system, or of a protected tenant \
+                  above"
+            .to_owned(),
+    }
+}
+
+/// Records what happened to a tenant.
+pub(super) async fn tell(
     change: &mut Change<'_>,
     kind: &'static str,
     before: Option<&TenantRecord>,

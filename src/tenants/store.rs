@@ -8,15 +8,16 @@ use diesel::{
     pg::Pg,
     prelude::*,
     result::{DatabaseErrorKind, Error as DieselError},
-    sql_types::Bool,
+    sql_types::{self, Bool},
 };
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use uuid::Uuid;
 
-use super::model::{Tenant, TenantRecord, TenantState};
+use super::model::{LockMode, Tenant, TenantRecord, TenantState, strictest};
 use crate::{
     db::Scope,
     error::{Error, Kind, Result},
+    pb::ErrorReason,
     rpc::TenantOfCall,
     schema::{tenant_directory, tenant_external_ids, tenants},
 };
@@ -123,6 +124,97 @@ pub async fn find_parent(conn: &mut AsyncPgConnection, scope: &Scope, id: &str) 
         .await
         .optional()?
         .ok_or_else(|| Error::not_found(Kind::ParentTenant, id))
+}
+
+/// Finds tenants by their UUIDs and keeps others from changing them until the transaction ends.
+///
+/// # Errors
+///
+/// What the database reports.
+pub async fn hold_all(
+    conn: &mut AsyncPgConnection,
+    scope: &Scope,
+    uids: &[Uuid],
+) -> Result<HashMap<Uuid, Tenant>> {
+    let held: Vec<Tenant> = tenants_in(scope)
+        .filter(tenants::uid.eq_any(uids))
+        .select(Tenant::as_select())
+        .order((array_length(tenants::ancestors), tenants::uid))
+        .for_update()
+        .load(conn)
+        .await?;
+    Ok(held.into_iter().map(|tenant| (tenant.uid, tenant)).collect())
+}
+
+diesel::define_sql_function! {
+    /// How many elements an array has.
+    #[sql_name = "cardinality"]
+    fn array_length(array: sql_types::Array<sql_types::Nullable<sql_types::Uuid>>) -> sql_types::Integer;
+}
+
+/// Keeps others from changing what is below a tenant until the transaction ends; answers how many
+/// levels that is.
+///
+/// # Errors
+///
+/// What the database reports.
+pub async fn hold_below(conn: &mut AsyncPgConnection, uid: Uuid) -> Result<usize> {
+    let mut known = 0;
+    loop {
+        let below: Vec<Vec<Option<Uuid>>> = tenants::table
+            .filter(tenants::ancestors.contains(vec![Some(uid)]))
+            .select(tenants::ancestors)
+            .order((array_length(tenants::ancestors), tenants::uid))
+            .for_update()
+            .load(conn)
+            .await?;
+        // Whoever was creating a tenant below one of them had to be waited for; it is seen only now.
+        if below.len() == known {
+            let depth = |path: &Vec<Option<Uuid>>| {
+                let above = path.iter().position(|above| *above == Some(uid)).unwrap_or_default();
+                path.len() - above
+            };
+            return Ok(below.iter().map(depth).max().unwrap_or_default());
+        }
+        known = below.len();
+    }
+}
+
+/// Gives all below a tenant that was moved their new ancestors.
+///
+/// # Errors
+///
+/// What the database reports.
+pub async fn move_below(
+    conn: &mut AsyncPgConnection,
+    before: &Tenant,
+    after: &Tenant,
+) -> Result<()> {
+    diesel::sql_query(
+        "update tenants set ancestors = $1 || ancestors[$2 : ] where ancestors @> array[$3]",
+    )
+    .bind::<sql_types::Array<sql_types::Nullable<sql_types::Uuid>>, _>(&after.ancestors)
+    .bind::<sql_types::Integer, _>(i32::try_from(before.ancestors.len() + 1).unwrap_or(i32::MAX))
+    .bind::<sql_types::Uuid, _>(before.uid)
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// Finds the tenant above one that the scope sees, and keeps it as it is until the transaction ends;
+/// nothing where the scope does not see it.
+///
+/// # Errors
+///
+/// What the database reports.
+pub async fn hold_parent(conn: &mut AsyncPgConnection, uid: Uuid) -> Result<Option<Tenant>> {
+    Ok(tenants::table
+        .find(uid)
+        .select(Tenant::as_select())
+        .for_share()
+        .get_result(conn)
+        .await
+        .optional()?)
 }
 
 /// Reads the state of a tenant and keeps it so until the transaction ends.
@@ -369,6 +461,7 @@ pub async fn replace_external_ids(
 /// What the database reports.
 pub async fn complete(
     conn: &mut AsyncPgConnection,
+    now: DateTime<Utc>,
     tenants: Vec<Tenant>,
 ) -> Result<Vec<TenantRecord>> {
     let uids = tenants.iter().map(|tenant| tenant.uid).collect::<Vec<_>>();
@@ -394,7 +487,12 @@ pub async fn complete(
             .into_iter()
             .collect()
     };
+    let below = tenants.iter().filter(|tenant| tenant.parent_uid.is_some());
+    let below = below.map(|tenant| tenant.uid).collect::<Vec<_>>();
+    let locks = locks_above(conn, below, now).await?;
     let record = |tenant: Tenant| TenantRecord {
+        lock_above: locks.get(&tenant.uid).and_then(|locks| strictest(locks, now)),
+        as_of: now,
         parent_tenant_id: tenant
             .parent_uid
             .and_then(|uid| parents.get(&uid).cloned())
@@ -405,12 +503,84 @@ pub async fn complete(
     Ok(tenants.into_iter().map(record).collect())
 }
 
+/// A lock above a tenant: how far it goes and when it ends.
+type LockAbove = (LockMode, Option<DateTime<Utc>>);
+
+#[derive(QueryableByName)]
+struct LockRow {
+    #[diesel(sql_type = sql_types::Uuid)]
+    tenant_uid: Uuid,
+    #[diesel(sql_type = sql_types::Text)]
+    mode: LockMode,
+    #[diesel(sql_type = sql_types::Nullable<sql_types::Timestamptz>)]
+    unlock_time: Option<DateTime<Utc>>,
+}
+
+/// The locks in force above tenants, also above what the scope sees.
+async fn locks_above(
+    conn: &mut AsyncPgConnection,
+    uids: Vec<Uuid>,
+    now: DateTime<Utc>,
+) -> Result<HashMap<Uuid, Vec<LockAbove>>> {
+    let mut locks = HashMap::<Uuid, Vec<LockAbove>>::new();
+    if uids.is_empty() {
+        return Ok(locks);
+    }
+    let rows: Vec<LockRow> = diesel::sql_query("select * from locks_above($1, $2)")
+        .bind::<sql_types::Array<sql_types::Uuid>, _>(uids)
+        .bind::<sql_types::Timestamptz, _>(now)
+        .load(conn)
+        .await?;
+    for row in rows {
+        locks.entry(row.tenant_uid).or_default().push((row.mode, row.unlock_time));
+    }
+    Ok(locks)
+}
+
+diesel::define_sql_function! {
+    /// Counts the tenants of an account that are not deleted, and keeps others from counting until the
+    /// transaction ends; whatever the scope sees of them.
+    fn hold_tenants_of_account(account_id: sql_types::Text) -> sql_types::BigInt;
+}
+
+/// Checks that an account may have one tenant more (4-18); accounts without a limit are not held.
+///
+/// # Errors
+///
+/// [`Error::LimitReached`], or what the database reports.
+pub async fn check_limit(
+    conn: &mut AsyncPgConnection,
+    account_id: &str,
+    max_tenants: Option<i32>,
+) -> Result<()> {
+    let Some(max) = max_tenants else {
+        return Ok(());
+    };
+    let number: i64 = diesel::select(hold_tenants_of_account(account_id)).get_result(conn).await?;
+    if number < i64::from(max) {
+        return Ok(());
+    }
+    Err(Error::LimitReached {
+        reason: ErrorReason::TenantLimitExceeded,
+        kind: Kind::Account,
+        id: account_id.to_owned(),
+        message: format!(
+            "the account \"{account_id}\" has {number} tenants, of which at most {max} are allowed: \
+             delete one, or let the operator raise max_tenants"
+        ),
+    })
+}
+
 /// Adds what an answer needs to one tenant.
 ///
 /// # Errors
 ///
 /// What the database reports.
-pub async fn complete_one(conn: &mut AsyncPgConnection, tenant: Tenant) -> Result<TenantRecord> {
-    let record = complete(conn, vec![tenant]).await?.pop();
+pub async fn complete_one(
+    conn: &mut AsyncPgConnection,
+    now: DateTime<Utc>,
+    tenant: Tenant,
+) -> Result<TenantRecord> {
+    let record = complete(conn, now, vec![tenant]).await?.pop();
     record.ok_or_else(|| Error::internal("one tenant in, none out"))
 }

@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 
+use chrono::{DateTime, Utc};
 use prost_types::{Struct, value::Kind as JsonKind};
 use serde_json::{Map, Value};
 
 use super::model::{
-    Address, Contact, ContractMode, History, OrganizationKind, ServiceLine, Tenant, TenantRecord,
-    TenantState, TenantType,
+    Address, Contact, ContractMode, History, LockColumns, LockMode, OrganizationKind, ServiceLine,
+    Tenant, TenantRecord, TenantState, TenantType, strictest,
 };
 use crate::{
     error::{Error, Result},
@@ -43,7 +44,8 @@ pub struct NewTenant {
     pub parent_tenant_id: String,
     pub console: bool,
     pub tag: String,
-    pub contract_mode: ContractMode,
+    pub contract_mode: Option<ContractMode>,
+    pub protected: bool,
     pub hostname: String,
     pub default_domain: Option<String>,
     pub auto_create_domain: Option<bool>,
@@ -128,6 +130,7 @@ impl TryFrom<&pb::CreateTenantRequest> for NewTenant {
             console: pb.console.unwrap_or_default(),
             tag: parts.tag,
             contract_mode,
+            protected: pb.protected.unwrap_or_default(),
             hostname: parts.hostname,
             default_domain: parts.default_domain,
             auto_create_domain: request.auto_create_domain,
@@ -217,6 +220,9 @@ const IMMUTABLE: &[&str] = &[
 const OUTPUT_ONLY: &[&str] = &[
     "uid",
     "state",
+    "lock",
+    "effective_lock",
+    "trial_expire_time",
     "status_details",
     "create_time",
     "update_time",
@@ -230,6 +236,7 @@ const MUTABLE: &[&str] = &[
     "name",
     "description",
     "tag",
+    "protected",
     "contract_mode",
     "hostname",
     "default_domain",
@@ -298,8 +305,8 @@ impl TryFrom<&pb::UpdateTenantRequest> for TenantPatch {
             None
         };
         // Without a value it stays: to clear it would end a trial for good.
-        let contract_mode = if named("contract_mode") && pb.contract_mode != 0 {
-            fields.take("tenant.contract_mode", read_mode(pb.contract_mode))
+        let contract_mode = if named("contract_mode") {
+            fields.take("tenant.contract_mode", read_mode(pb.contract_mode)).flatten()
         } else {
             None
         };
@@ -329,6 +336,7 @@ fn present_paths(pb: &pb::Tenant) -> Vec<String> {
     add("parent_tenant_id", pb.parent_tenant_id.is_some());
     add("console", pb.console.is_some());
     add("tag", pb.tag.is_some());
+    add("protected", pb.protected.is_some());
     add("contract_mode", pb.contract_mode != 0);
     add("hostname", pb.hostname.is_some());
     add("default_domain", pb.default_domain.is_some());
@@ -457,9 +465,14 @@ impl TenantPatch {
             "name" => tenant.name.clone_from(self.name.as_ref().unwrap_or(&tenant.name.clone())),
             "description" => tenant.description.clone_from(description),
             "tag" => tenant.tag.clone_from(tag),
+            // A trial that becomes productive has no end any more; nothing becomes a trial.
             "contract_mode" => {
                 tenant.contract_mode = self.contract_mode.unwrap_or(tenant.contract_mode);
+                if tenant.contract_mode == ContractMode::Production {
+                    tenant.trial_expire_time = None;
+                }
             }
+            "protected" => tenant.protected = self.pb.protected.unwrap_or_default(),
             "hostname" => tenant.hostname.clone_from(hostname),
             "default_domain" => tenant.default_domain.clone_from(default_domain),
             "support_email" => tenant.support_email.clone_from(support_email),
@@ -561,12 +574,11 @@ fn read_line(value: i32) -> Result<ServiceLine, String> {
     }
 }
 
-fn read_mode(value: i32) -> Result<ContractMode, String> {
+fn read_mode(value: i32) -> Result<Option<ContractMode>, String> {
     match pb::ContractMode::try_from(value) {
-        Ok(pb::ContractMode::Unspecified | pb::ContractMode::Production) => {
-            Ok(ContractMode::Production)
-        }
-        Ok(pb::ContractMode::Trial) => Ok(ContractMode::Trial),
+        Ok(pb::ContractMode::Unspecified) => Ok(None),
+        Ok(pb::ContractMode::Production) => Ok(Some(ContractMode::Production)),
+        Ok(pb::ContractMode::Trial) => Ok(Some(ContractMode::Trial)),
         Err(_) => Err("is CONTRACT_MODE_TRIAL or CONTRACT_MODE_PRODUCTION".to_owned()),
     }
 }
@@ -715,7 +727,8 @@ fn value_of_json(value: Value) -> prost_types::Value {
 }
 
 impl From<TenantRecord> for pb::Tenant {
-    fn from(TenantRecord { tenant, parent_tenant_id, external_ids }: TenantRecord) -> Self {
+    fn from(record: TenantRecord) -> Self {
+        let TenantRecord { tenant, parent_tenant_id, external_ids, lock_above, as_of } = record;
         let Tenant {
             uid,
             account_id,
@@ -732,8 +745,10 @@ impl From<TenantRecord> for pb::Tenant {
             tag,
             state,
             state_before_delete: _,
-            lock_mode: _,
+            lock,
+            protected,
             contract_mode,
+            trial_expire_time,
             hostname,
             default_domain,
             support_email,
@@ -762,6 +777,7 @@ impl From<TenantRecord> for pb::Tenant {
             Some(Value::Object(profile)) => Some(struct_of_json(profile)),
             _ => None,
         };
+        let (lock, effective_lock) = locks(lock, lock_above, as_of);
         let delete_time = history.delete_time.filter(|_| state == TenantState::Deleted);
         Self {
             tenant_id,
@@ -777,7 +793,11 @@ impl From<TenantRecord> for pb::Tenant {
             console: Some(console),
             tag: Some(tag),
             state: pb::TenantState::from(state).into(),
+            lock,
+            effective_lock,
+            protected: Some(protected),
             contract_mode: pb::ContractMode::from(contract_mode).into(),
+            trial_expire_time: trial_expire_time.map(timestamp),
             hostname: Some(hostname),
             default_domain: Some(default_domain.unwrap_or_default()),
             support_email: Some(support_email),
@@ -799,10 +819,33 @@ impl From<TenantRecord> for pb::Tenant {
     }
 }
 
-fn status_details(
-    history: History,
-    create_time: chrono::DateTime<chrono::Utc>,
-) -> pb::StatusDetails {
+/// A tenant's own lock and the one that binds it, as far as they are in force.
+fn locks(
+    own: LockColumns,
+    above: Option<(LockMode, Option<DateTime<Utc>>)>,
+    now: DateTime<Utc>,
+) -> (Option<pb::Lock>, Option<pb::Lock>) {
+    let in_force = own.at(now).map(|mode| (mode, own.end));
+    let LockColumns { mode: _, reason, time, by, end: _ } = own;
+    let brief = |(mode, end): (LockMode, Option<DateTime<Utc>>)| pb::Lock {
+        mode: pb::LockMode::from(mode).into(),
+        unlock_time: end.map(timestamp),
+        ..Default::default()
+    };
+    let lock = in_force.map(|in_force| pb::Lock {
+        reason: reason.unwrap_or_default(),
+        lock_time: time.map(timestamp),
+        locked_by: by.unwrap_or_default(),
+        ..brief(in_force)
+    });
+    let all = in_force.into_iter().chain(above).collect::<Vec<_>>();
+    let strictest = strictest(&all, now);
+    // Of a lock above, who set it and why is not the tenant's to know.
+    let effective = if strictest == in_force { lock.clone() } else { strictest.map(brief) };
+    (lock, effective)
+}
+
+fn status_details(history: History, create_time: DateTime<Utc>) -> pb::StatusDetails {
     let History {
         created_by,
         approve_time,
@@ -872,6 +915,15 @@ impl From<ContractMode> for pb::ContractMode {
         match value {
             ContractMode::Trial => Self::Trial,
             ContractMode::Production => Self::Production,
+        }
+    }
+}
+
+impl From<LockMode> for pb::LockMode {
+    fn from(value: LockMode) -> Self {
+        match value {
+            LockMode::ReadOnly => Self::ReadOnly,
+            LockMode::Full => Self::Full,
         }
     }
 }

@@ -13,7 +13,9 @@ use std::{
 
 use bytes::{Buf as _, BufMut as _};
 use diesel_async::{AsyncConnection as _, AsyncPgConnection, SimpleAsyncConnection as _};
+use prost_reflect::{DynamicMessage, SerializeOptions, prost::Message as _};
 use secrecy::SecretString;
+use serde_json::Value;
 use tenantry::{
     clock::Clock,
     config::Settings,
@@ -257,6 +259,23 @@ impl Caller {
         client.ready().await.map_err(|error| Status::unavailable(error.to_string()))?;
         let path = path.parse().unwrap();
         Ok(client.unary(Request::new(message), path, Bytes).await?.into_inner())
+    }
+
+    /// Calls a method by its name, with the JSON of its request; answers the JSON of its answer, with the
+    /// names of the proto.
+    pub async fn call(&self, method: &str, request: Value) -> Result<Value, Status> {
+        let pool = &*tenantry::rpc::permit::POOL;
+        let method = pool
+            .services()
+            .flat_map(|service| service.methods().collect::<Vec<_>>())
+            .find(|known| known.name() == method)
+            .unwrap_or_else(|| panic!("there is no method {method}"));
+        let path = format!("/{}/{}", method.parent_service().full_name(), method.name());
+        let request = DynamicMessage::deserialize(method.input(), request).unwrap();
+        let answer = self.raw(&path, request.encode_to_vec()).await?;
+        let answer = DynamicMessage::decode(method.output(), &*answer).unwrap();
+        let options = SerializeOptions::new().use_proto_field_name(true);
+        Ok(answer.serialize_with_options(serde_json::value::Serializer, &options).unwrap())
     }
 
     /// Creates a key with roles in whatever the call acts on; answers its text.

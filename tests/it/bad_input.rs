@@ -20,7 +20,10 @@ fn good_request(method: &MethodDescriptor) -> DynamicMessage {
                 "organization_kind": "ORGANIZATION_KIND_ENTERPRISE"}}"#
         }
         "UpdateTenant" => r#"{"tenant": {"tenant_id": "foo"}}"#,
-        "GetTenant" | "DeleteTenant" | "UndeleteTenant" => r#"{"tenant_id": "foo"}"#,
+        "GetTenant" | "DeleteTenant" | "UndeleteTenant" | "ApproveTenant" | "UnlockTenant"
+        | "MoveTenant" | "PromoteTenant" => r#"{"tenant_id": "foo"}"#,
+        "RejectTenant" => r#"{"tenant_id": "foo", "reason": "doubtful"}"#,
+        "LockTenant" => r#"{"tenant_id": "foo", "mode": "LOCK_MODE_FULL", "reason": "unpaid"}"#,
         "CreateAccount" => r#"{"account": {"account_id": "acme", "name": "Acme"}}"#,
         "UpdateAccount" => r#"{"account": {"account_id": "default", "name": "New"}}"#,
         "DeleteAccount" => r#"{"account_id": "idle"}"#,

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use diesel_async::SimpleAsyncConnection as _;
+use serde_json::json;
 use tenantry::pb;
 use tonic::Status;
 use tonic_types::StatusExt as _;
@@ -144,6 +145,18 @@ async fn refusals(app: &App) -> Vec<(&'static str, Status)> {
         ..Default::default()
     };
     add("LAST_ADMIN_KEY", root.keys().revoke_api_key(last).await.unwrap_err());
+    add("SERVICE_PROVIDER_NOT_DELETABLE", delete(&root, "provider", "").await);
+    let lock = json!({"tenant_id": "foo", "mode": "LOCK_MODE_FULL", "reason": "unpaid"});
+    root.call("LockTenant", lock).await.unwrap();
+    add("TENANT_LOCKED", own.get("").await.unwrap_err());
+    root.call("UnlockTenant", json!({"tenant_id": "foo"})).await.unwrap();
+    root.create(pb::Tenant { protected: Some(true), ..tenant("protected") }).await.unwrap();
+    let admin =
+        app.as_key(&root.with("x-account-id", "default").create_key(&["account-admin"]).await);
+    add("RECORD_PROTECTED", delete(&admin, "protected", "").await);
+    root.directory().create_account(account_with_limit("full", 0)).await.unwrap();
+    let full = root.with("x-account-id", "full").create(tenant("too-many")).await;
+    add("TENANT_LIMIT_EXCEEDED", full.unwrap_err());
     add("ETAG_MISMATCH", delete(&root, "foo", "4711").await);
     let once = |id: &str| pb::CreateTenantRequest {
         tenant: Some(tenant(id)),
@@ -155,6 +168,16 @@ async fn refusals(app: &App) -> Vec<(&'static str, Status)> {
     let weak = create_key(&own, pb::ApiKey { roles: vec!["auditor".into()], ..Default::default() });
     add("PERMISSION_MISSING", weak.await.unwrap_err());
     told
+}
+
+fn account_with_limit(id: &str, max_tenants: i32) -> pb::CreateAccountRequest {
+    let account = pb::Account {
+        account_id: id.into(),
+        name: Some(id.into()),
+        max_tenants: Some(max_tenants),
+        ..Default::default()
+    };
+    pb::CreateAccountRequest { account: Some(account), ..Default::default() }
 }
 
 #[tokio::test]
@@ -170,6 +193,7 @@ async fn every_reason_is_produced_with_its_code_and_all_that_errors_carry() {
         }
         "IMMUTABLE_FIELD" | "PARENT_REQUIRED" => "InvalidArgument",
         "ETAG_MISMATCH" => "Aborted",
+        "TENANT_LIMIT_EXCEEDED" => "ResourceExhausted",
         _ => "FailedPrecondition",
     };
     let legacy: BTreeMap<&str, &str> = [
@@ -179,6 +203,7 @@ async fn every_reason_is_produced_with_its_code_and_all_that_errors_carry() {
         ("PARENT_NOT_FOUND", "453"),
         ("CANNOT_DELETE_SELF", "462"),
         ("KEY_NOT_FOUND", "473"),
+        ("RECORD_PROTECTED", "500"),
         ("ENVIRONMENT_NOT_FOUND", "501"),
     ]
     .into();
@@ -198,6 +223,8 @@ async fn every_reason_is_produced_with_its_code_and_all_that_errors_carry() {
         assert_eq!(details.request_info().unwrap().request_id, correlation_id.to_str().unwrap());
         let has_fields = details.bad_request().is_some();
         assert_eq!(has_fields, status.code() == tonic::Code::InvalidArgument, "{reason}");
+        let has_quota = details.quota_failure().is_some();
+        assert_eq!(has_quota, status.code() == tonic::Code::ResourceExhausted, "{reason}");
         if status.code() == tonic::Code::FailedPrecondition && reason != "IDEMPOTENCY_CONFLICT" {
             assert!(details.precondition_failure().is_some(), "{reason}");
         }

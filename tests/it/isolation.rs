@@ -86,9 +86,21 @@ fn attacks(world: &World, method: &MethodDescriptor) -> Vec<String> {
     let key = &world.their_key;
     let named = |json: &str| vec![json.to_owned()];
     match method.name() {
-        "GetTenant" | "DeleteTenant" | "UndeleteTenant" => {
+        "GetTenant" | "DeleteTenant" | "UndeleteTenant" | "ApproveTenant" | "UnlockTenant"
+        | "PromoteTenant" => {
             vec![r#"{"tenant_id": "theirs-low"}"#.into(), r#"{"tenant_id": "theirs-high"}"#.into()]
         }
+        "RejectTenant" => named(r#"{"tenant_id": "theirs-low", "reason": "sabotage"}"#),
+        "LockTenant" => {
+            named(r#"{"tenant_id": "theirs-low", "mode": "LOCK_MODE_FULL", "reason": "sabotage"}"#)
+        }
+        "MoveTenant" => [
+            r#"{"tenant_id": "theirs-low", "parent_tenant_id": ""}"#,
+            r#"{"tenant_id": "theirs-low", "parent_tenant_id": "ours-high"}"#,
+            r#"{"tenant_id": "ours-low", "parent_tenant_id": "theirs-high"}"#,
+        ]
+        .map(str::to_owned)
+        .into(),
         "UpdateTenant" => named(r#"{"tenant": {"tenant_id": "theirs-low", "tag": "owned"}}"#),
         "CreateTenant" => ["account_id\": \"theirs", "parent_tenant_id\": \"theirs-high"]
             .iter()
@@ -324,6 +336,7 @@ async fn a_tenants_own_key_changes_of_its_record_only_what_is_its_own_to_say() {
         ("external_ids", r#"{"1": "other"}"#),
         ("use_custom_routing_profile", "true"),
         ("sp_idp", "true"),
+        ("protected", "true"),
     ]
     .into();
 
@@ -332,7 +345,8 @@ async fn a_tenants_own_key_changes_of_its_record_only_what_is_its_own_to_say() {
         let Some(value) = values.get(name) else {
             // Sent or not, the service sets these itself.
             assert!(
-                ["uid", "state", "status_details", "etag"].contains(&name)
+                ["uid", "state", "lock", "effective_lock", "status_details", "etag"]
+                    .contains(&name)
                     || name.ends_with("_time"),
                 "say what happens to {name}"
             );

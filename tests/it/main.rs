@@ -17,6 +17,7 @@ mod directory;
 mod errors;
 mod isolation;
 mod keys;
+mod life;
 mod lists;
 mod metadata;
 mod mutations;

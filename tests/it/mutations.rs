@@ -6,6 +6,7 @@ use diesel::{
 };
 use diesel_async::RunQueryDsl;
 use futures_util::future::join_all;
+use serde_json::json;
 use tenantry::pb;
 
 use crate::app::{App, Caller, count, fields, rows, tenant, told};
@@ -421,6 +422,47 @@ async fn change_by(method: &str, root: &Caller, own: &Caller, id: &str) -> &'sta
             let request = pb::UndeleteTenantRequest { tenant_id: id.into(), ..Default::default() };
             tenants.undelete_tenant(request).await.unwrap();
             "tenant.undeleted"
+        }
+        "ApproveTenant" | "RejectTenant" => {
+            let account =
+                json!({"account_id": "default", "tenant_creation_approval_required": true});
+            root.call("UpdateAccount", json!({"account": account})).await.unwrap();
+            root.create(tenant(id)).await.unwrap();
+            let account =
+                json!({"account_id": "default", "tenant_creation_approval_required": false});
+            root.call("UpdateAccount", json!({"account": account})).await.unwrap();
+            if method == "ApproveTenant" {
+                root.call(method, json!({"tenant_id": id})).await.unwrap();
+                "tenant.approved"
+            } else {
+                let request = json!({"tenant_id": id, "reason": "doubtful"});
+                root.call(method, request).await.unwrap();
+                "tenant.rejected"
+            }
+        }
+        "LockTenant" | "UnlockTenant" => {
+            root.create(tenant(id)).await.unwrap();
+            let lock = json!({"tenant_id": id, "mode": "LOCK_MODE_FULL", "reason": "unpaid"});
+            root.call("LockTenant", lock).await.unwrap();
+            if method == "LockTenant" {
+                "tenant.locked"
+            } else {
+                root.call(method, json!({"tenant_id": id})).await.unwrap();
+                "tenant.unlocked"
+            }
+        }
+        "MoveTenant" | "PromoteTenant" => {
+            root.create(tenant(id)).await.unwrap();
+            let high = format!("{id}-high");
+            root.create(tenant(&high)).await.unwrap();
+            root.call("PromoteTenant", json!({"tenant_id": high})).await.unwrap();
+            if method == "PromoteTenant" {
+                "tenant.promoted"
+            } else {
+                let request = json!({"tenant_id": id, "parent_tenant_id": high});
+                root.call(method, request).await.unwrap();
+                "tenant.moved"
+            }
         }
         "CreateAccount" => {
             directory.create_account(new_account).await.unwrap();

@@ -610,9 +610,9 @@ async fn after_its_purge_time_a_tenant_cannot_be_brought_back() {
     assert_eq!(told(&refusal), "FailedPrecondition INVALID_STATE_TRANSITION");
 }
 
-/// 1-46, 1-47: nobody deletes the tenant of their own key, or one with others below it.
+/// 1-46, 1-47, 3-23: nobody deletes the tenant of their own key, a provider, or one with others below.
 #[tokio::test]
-async fn neither_ones_own_tenant_nor_one_with_others_below_it_can_be_deleted() {
+async fn neither_ones_own_tenant_nor_a_provider_nor_one_with_others_below_can_be_deleted() {
     let app = App::start().await;
     let root = app.as_root();
     root.create(provider("provider")).await.unwrap();
@@ -623,10 +623,17 @@ async fn neither_ones_own_tenant_nor_one_with_others_below_it_can_be_deleted() {
     let parent = root.delete("provider").await.unwrap_err();
     let own = provider.delete("provider").await.unwrap_err();
     provider.delete("below").await.unwrap();
-    root.delete("provider").await.unwrap();
-    let orphan = root.undelete("below").await.unwrap_err();
+    let empty = root.delete("provider").await.unwrap_err();
+    root.create(tenant("product")).await.unwrap();
+    root.create(client("client", "product")).await.unwrap();
+    let with_client = root.delete("product").await.unwrap_err();
+    root.delete("client").await.unwrap();
+    root.delete("product").await.unwrap();
+    let orphan = root.undelete("client").await.unwrap_err();
 
-    assert_eq!(told(&parent), "FailedPrecondition HAS_CHILD_TENANTS");
+    assert_eq!(told(&parent), "FailedPrecondition SERVICE_PROVIDER_NOT_DELETABLE");
+    assert_eq!(told(&empty), "FailedPrecondition SERVICE_PROVIDER_NOT_DELETABLE");
+    assert_eq!(told(&with_client), "FailedPrecondition HAS_CHILD_TENANTS");
     assert_eq!(told(&own), "FailedPrecondition CANNOT_DELETE_SELF");
     assert_eq!(told(&orphan), "FailedPrecondition TENANT_NOT_ACTIVE");
 }

@@ -478,7 +478,8 @@ async fn each_role_has_the_rights_of_its_job_and_no_others() {
             "service tenants delete insert select update",
             "verifier api_keys(account_id,digest,environment,expire_time,master_key_version,number,\
              reseller_id,revoke_time,roles,route,scope,tenant_uid) select",
-            "verifier tenants(account_id,ancestors,lock_mode,state,tenant_id,uid) select",
+            "verifier tenants(account_id,ancestors,lock_mode,state,tenant_id,trial_expire_time,uid,\
+             unlock_time) select",
             "worker idempotency_records delete",
             "worker idempotency_records(expire_time) select",
         ]
