@@ -5,7 +5,7 @@
 //! [`Status`] is made of it only here. What the sources of errors say never leaves the service; the
 //! log line of the call has it, with all its causes.
 
-use std::{sync::Arc, time::Duration};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use diesel::result::{DatabaseErrorKind, Error as DieselError};
 use diesel_async::pooled_connection::deadpool::PoolError;
@@ -45,6 +45,12 @@ pub enum Error {
         /// What was refused and what would help.
         message: String,
     },
+    /// The key may not be used from where the call comes.
+    #[error(
+        "the key cannot be used from {}: its IP allow-list does not have it",
+        .0.map_or("an unknown address".to_owned(), |ip| ip.to_string())
+    )]
+    IpNotAllowed(Option<IpAddr>),
     /// The metadata names another account or tenant than the key or the request.
     #[error("{0}")]
     Mismatch(String),
@@ -181,6 +187,8 @@ pub enum Kind {
     Domain,
     /// An API key.
     ApiKey,
+    /// An IP allow-list.
+    IpAllowlist,
 }
 
 impl Kind {
@@ -192,6 +200,7 @@ impl Kind {
             Self::Environment => "environment",
             Self::Domain => "domain",
             Self::ApiKey => "API key",
+            Self::IpAllowlist => "IP allow-list",
         }
     }
 
@@ -204,7 +213,7 @@ impl Kind {
             Self::Account => ": ListAccounts shows those there are, CreateAccount makes one",
             Self::Environment => ": ListEnvironments shows those there are",
             Self::ParentTenant => ": parent_tenant_id names a tenant of the same account",
-            Self::Tenant | Self::ApiKey => "",
+            Self::Tenant | Self::ApiKey | Self::IpAllowlist => "",
         }
     }
 
@@ -216,6 +225,8 @@ impl Kind {
             Self::Environment => ErrorReason::EnvironmentNotFound,
             Self::Domain => ErrorReason::DomainNotFound,
             Self::ApiKey => ErrorReason::KeyNotFound,
+            // Every tenant and account has one, be it empty.
+            Self::IpAllowlist => ErrorReason::Internal,
         }
     }
 
@@ -226,7 +237,7 @@ impl Kind {
             Self::Environment => ErrorReason::EnvironmentAlreadyExists,
             Self::Domain => ErrorReason::DomainAlreadyExists,
             // Keys have generated ids; two cannot meet.
-            Self::ApiKey => ErrorReason::Internal,
+            Self::ApiKey | Self::IpAllowlist => ErrorReason::Internal,
         }
     }
 }
@@ -273,6 +284,8 @@ impl Error {
             }
             Code::DeadlineExceeded => Self::DeadlineExceeded,
             Code::Cancelled => Self::Cancelled,
+            // The client went away amid its request: nobody hears the answer.
+            Code::Unknown if status.message().contains("error reading a body") => Self::Cancelled,
             _ => Self::internal(status.clone()),
         }
     }
@@ -290,7 +303,9 @@ impl Error {
         match self {
             Self::Invalid(_) => Code::InvalidArgument,
             Self::Unauthenticated => Code::Unauthenticated,
-            Self::Forbidden { .. } | Self::Mismatch(_) => Code::PermissionDenied,
+            Self::Forbidden { .. } | Self::IpNotAllowed(_) | Self::Mismatch(_) => {
+                Code::PermissionDenied
+            }
             Self::NotFound { .. } => Code::NotFound,
             Self::AlreadyExists { .. } => Code::AlreadyExists,
             Self::WrongState { .. } | Self::IdempotencyConflict(_) => Code::FailedPrecondition,
@@ -312,6 +327,7 @@ impl Error {
             }
             Self::Unauthenticated => ErrorReason::CredentialInvalid,
             Self::Forbidden { .. } => ErrorReason::PermissionMissing,
+            Self::IpNotAllowed(_) => ErrorReason::IpNotAllowed,
             Self::Mismatch(_) => ErrorReason::TenantMismatch,
             Self::NotFound { kind, .. } => kind.not_found(),
             Self::AlreadyExists { kind, .. } => kind.already_exists(),
@@ -336,6 +352,7 @@ impl Error {
                 violations.first().map(|first| ("field", first.field.clone())).into_iter().collect()
             }
             Self::Forbidden { permission, .. } => vec![("permission", permission.clone())],
+            Self::IpNotAllowed(ip) => ip.map(|ip| ("ip", ip.to_string())).into_iter().collect(),
             Self::NotFound { kind, id }
             | Self::Stale { kind, id }
             | Self::WrongState { kind, id, .. }
@@ -444,9 +461,16 @@ fn summary(violations: &[Violation]) -> String {
 }
 
 fn is_about_framing(message: &str) -> bool {
-    ["protocol error", "decod", "Unexpected EOF", "compress", "Missing request message"]
-        .iter()
-        .any(|part| message.contains(part))
+    [
+        "protocol error",
+        "decod",
+        "Unexpected EOF",
+        "compress",
+        "Missing request message",
+        "tonic-web",
+    ]
+    .iter()
+    .any(|part| message.contains(part))
 }
 
 impl From<Error> for Status {

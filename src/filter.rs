@@ -294,6 +294,11 @@ impl RawTerm {
                 value.len()
             ));
         }
+        if key.contains('\0') || key.chars().count() > VALUE_MAX {
+            return Err(format!(
+                "the key of \"{name}\" has a NUL, or more than {VALUE_MAX} characters"
+            ));
+        }
         if value.contains(&Character::Plain('\0')) {
             return Err(format!("\"{name}\" is compared with a NUL, which no value holds"));
         }

@@ -4,6 +4,7 @@
 //! call goes through, [`rpc`] the corridor that it walks, and behind it lie the rooms: [`tenants`],
 //! [`directory`], [`keys`] and [`events`]. `ARCHITECTURE.md` shows them on a map.
 
+pub mod allowlist;
 pub mod cli;
 pub mod clock;
 pub mod config;

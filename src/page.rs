@@ -13,6 +13,7 @@ use crate::{
     filter::FILTER_BYTES_MAX,
     pb::ErrorReason,
     rpc::Call,
+    wire,
 };
 
 const SIZE_DEFAULT: i32 = 50;
@@ -129,7 +130,10 @@ impl Page {
     /// When it is none: the token was not given by this list.
     pub fn time(&self, place: &Place) -> Result<DateTime<Utc>> {
         let micros = place.value.parse::<i64>().ok();
-        micros.and_then(DateTime::from_timestamp_micros).ok_or_else(|| self.misplaced())
+        micros
+            .and_then(DateTime::from_timestamp_micros)
+            .filter(wire::is_storable)
+            .ok_or_else(|| self.misplaced())
     }
 
     /// A token whose place cannot be read.

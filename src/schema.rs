@@ -7,6 +7,20 @@ pub mod sql_types {
 }
 
 diesel::table! {
+    /// From where the API keys of an account itself work (4-13); no row: from anywhere.
+    account_ip_allowlists (account_id) {
+        account_id -> Text,
+        /// Whether the rules bind; if not, they are kept and ignored (4-12).
+        enabled -> Bool,
+        /// As in tenant_ip_allowlists.
+        rules -> Jsonb,
+        update_time -> Timestamptz,
+        /// Counts the changes of the row; the etag is made from it.
+        version -> Int8,
+    }
+}
+
+diesel::table! {
     /// The organisations that operate tenants and publish applications.
     accounts (account_id) {
         /// Chosen by its creator, immutable.
@@ -173,6 +187,20 @@ diesel::table! {
 }
 
 diesel::table! {
+    /// From where the API keys of a tenant work (4-10); no row: from anywhere.
+    tenant_ip_allowlists (tenant_uid) {
+        tenant_uid -> Uuid,
+        /// Whether the rules bind; if not, they are kept and ignored (4-12).
+        enabled -> Bool,
+        /// An array of {"name", "start", "end"}: inclusive ranges of IP addresses, IPv4 or IPv6.
+        rules -> Jsonb,
+        update_time -> Timestamptz,
+        /// Counts the changes of the row; the etag is made from it.
+        version -> Int8,
+    }
+}
+
+diesel::table! {
     /// One customer environment of the platform each.
     tenants (uid) {
         /// UUIDv7 made by the service; first in every key of what a tenant owns.
@@ -254,14 +282,17 @@ diesel::table! {
     }
 }
 
+diesel::joinable!(account_ip_allowlists -> accounts (account_id));
 diesel::joinable!(api_keys -> accounts (account_id));
 diesel::joinable!(api_keys -> environments (environment));
 diesel::joinable!(api_keys -> tenants (tenant_uid));
 diesel::joinable!(tenant_external_ids -> tenants (tenant_uid));
+diesel::joinable!(tenant_ip_allowlists -> tenants (tenant_uid));
 diesel::joinable!(tenants -> accounts (account_id));
 diesel::joinable!(tenants -> domains (default_domain));
 
 diesel::allow_tables_to_appear_in_same_query!(
+    account_ip_allowlists,
     accounts,
     api_keys,
     domains,
@@ -271,5 +302,6 @@ diesel::allow_tables_to_appear_in_same_query!(
     master_key_checks,
     tenant_directory,
     tenant_external_ids,
+    tenant_ip_allowlists,
     tenants,
 );

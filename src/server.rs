@@ -79,15 +79,7 @@ impl Shared {
         call: &Call,
         act: impl AsyncFnOnce(&mut AsyncPgConnection) -> Result<T>,
     ) -> Result<T> {
-        let mut transaction = self.database.begin(&call.scope, None, call.deadline).await?;
-        match act(transaction.conn()).await {
-            Ok(found) => transaction.commit().await.map(|()| found),
-            Err(error) => {
-                // Refused is refused, whether or not the connection survives.
-                let _ = transaction.rollback().await;
-                Err(error)
-            }
-        }
+        self.database.read(&call.scope, call.deadline, act).await
     }
 }
 

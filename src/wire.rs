@@ -162,6 +162,12 @@ pub fn timestamp(time: DateTime<Utc>) -> prost_types::Timestamp {
     }
 }
 
+/// Whether a time is one of those that people mean: after 1970 and before 10000, which Postgres and
+/// the wire can hold.
+pub fn is_storable(time: &DateTime<Utc>) -> bool {
+    (1..253_402_300_800).contains(&time.timestamp())
+}
+
 /// A time that a message carried.
 ///
 /// # Errors
@@ -171,7 +177,7 @@ pub fn time(timestamp: &prost_types::Timestamp) -> Result<DateTime<Utc>, String>
     u32::try_from(timestamp.nanos)
         .ok()
         .and_then(|nanos| DateTime::from_timestamp(timestamp.seconds, nanos))
-        .filter(|time| time.timestamp() > 0 && time.timestamp() < 253_402_300_800)
+        .filter(is_storable)
         .and_then(|time| DateTime::from_timestamp_micros(time.timestamp_micros()))
         .ok_or_else(|| "is not a time between 1970 and 9999".to_owned())
 }

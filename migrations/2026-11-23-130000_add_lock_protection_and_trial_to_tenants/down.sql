@@ -1,4 +1,5 @@
 drop function locked_tenants;
+drop function account_of_scope;
 drop function locks_above;
 drop index tenants_locked_idx;
 alter table tenants

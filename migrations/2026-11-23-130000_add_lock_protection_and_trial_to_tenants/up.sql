@@ -43,16 +43,30 @@ create function locks_above(of_tenants uuid[], at timestamptz)
             and (above.unlock_time is null or above.unlock_time > at)
     $$;
 
+create function account_of_scope() returns text
+    language sql stable security definer set search_path = public, pg_temp
+    as $$
+        select coalesce(
+            nullif(current_setting('tenantry.account', true), ''),
+            nullif(current_setting('tenantry.reseller_account', true), ''),
+            (select account_id from tenants where uid = coalesce(
+                nullif(current_setting('tenantry.tenant', true), ''),
+                nullif(current_setting('tenantry.provider', true), ''))::uuid))
+    $$;
+
 create function locked_tenants(at timestamptz) returns setof uuid
     language sql stable security definer set search_path = public, pg_temp
     as $$
         select tenants.uid
         from tenants
         where lock_mode is not null and (unlock_time is null or unlock_time > at)
+            and (current_setting('tenantry.system', true) = 'on'
+                or account_id = (select account_of_scope()))
     $$;
 
 comment on function locks_above is 'The locks above tenants that are in force at a time: what binds them besides their own.';
-comment on function locked_tenants is 'The tenants that are locked themselves at a time: where the filter effective_locked starts.';
+comment on function account_of_scope is 'The account that the scope of the transaction lies in; null for the system, and without a scope.';
+comment on function locked_tenants is 'The tenants of the scope''s account that are locked themselves at a time: where the filter effective_locked starts.';
 
-revoke execute on function locks_above, locked_tenants from public;
+revoke execute on function locks_above, locked_tenants, account_of_scope from public;
 grant execute on function locks_above, locked_tenants to tenantry_service;

@@ -13,8 +13,13 @@ comment on column accounts.max_tenants is 'How many tenants it may have that are
 create function hold_tenants_of_account(held text) returns bigint
     language sql volatile security definer set search_path = public, pg_temp
     as $$
-        select 1 from accounts where account_id = held for no key update;
-        select count(*) from tenants where account_id = held and state <> 'DELETED';
+        select 1 from accounts
+        where account_id = held
+            and (current_setting('tenantry.system', true) = 'on' or held = account_of_scope())
+        for no key update;
+        select count(*) from tenants
+        where account_id = held and state <> 'DELETED'
+            and (current_setting('tenantry.system', true) = 'on' or held = account_of_scope());
     $$;
 
 comment on function hold_tenants_of_account is 'Counts the tenants of an account that are not deleted, and keeps others from counting until the transaction ends.';

@@ -26,6 +26,22 @@ impl Cidr {
         address.is_ipv4() == self.network.is_ipv4()
             && network_of(address, self.prefix) == self.network
     }
+
+    /// The first and the last address of the range.
+    pub fn range(&self) -> (IpAddr, IpAddr) {
+        let host_bits = u32::from(width(self.network) - self.prefix);
+        let last = match self.network {
+            IpAddr::V4(v4) => {
+                let mask = u32::MAX.checked_shl(host_bits).unwrap_or(0);
+                IpAddr::V4(Ipv4Addr::from_bits(v4.to_bits() | !mask))
+            }
+            IpAddr::V6(v6) => {
+                let mask = u128::MAX.checked_shl(host_bits).unwrap_or(0);
+                IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() | !mask))
+            }
+        };
+        (self.network, last)
+    }
 }
 
 impl FromStr for Cidr {

@@ -203,6 +203,28 @@ impl Database {
         Ok(transaction)
     }
 
+    /// Reads within `scope`, in one transaction; a refusal gives the connection back too.
+    ///
+    /// # Errors
+    ///
+    /// What `act` refuses or the database reports.
+    pub async fn read<T>(
+        &self,
+        scope: &Scope,
+        deadline: Instant,
+        act: impl AsyncFnOnce(&mut AsyncPgConnection) -> Result<T>,
+    ) -> Result<T> {
+        let mut transaction = self.begin(scope, None, deadline).await?;
+        match act(transaction.conn()).await {
+            Ok(found) => transaction.commit().await.map(|()| found),
+            Err(error) => {
+                // Refused is refused, whether or not the connection survives.
+                let _ = transaction.rollback().await;
+                Err(error)
+            }
+        }
+    }
+
     /// Begins a transaction of a role that has policies of its own and no scope.
     ///
     /// # Errors

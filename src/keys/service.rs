@@ -15,11 +15,12 @@ use super::{
     },
     roles::permissions_of,
     secret::{self, KeySecret, KeyText},
-    store::{self, ResolvedTenant},
+    store::{self, Resolved, ResolvedTenant},
     verdict::{self, Check, Question},
     wire::{NewApiKey, message},
 };
 use crate::{
+    allowlist::model::address,
     db::{Role as DatabaseRole, Scope},
     directory,
     error::{Error, Kind, Result},
@@ -110,8 +111,13 @@ impl KeyService for Keys {
         let (call, request) = Call::of(request)?;
         let environment = crate::wire::id(&request.environment)
             .map_err(|why| Error::invalid("environment", why))?;
+        let client_ip = match &*request.client_ip {
+            "" => None,
+            ip => Some(address(ip).map_err(|why| Error::invalid("client_ip", why))?),
+        };
         let question = Question {
             environment: &environment,
+            client_ip,
             required_permissions: &request.required_permissions,
             now: self.0.clock.now(),
         };
@@ -119,7 +125,7 @@ impl KeyService for Keys {
         let found = self.resolve(&call, &request.key).await?;
 
         Ok(Response::new(match found {
-            Ok((key, tenant)) => self.verdict(key, tenant, &question, request.explain),
+            Ok(resolved) => self.verdict(resolved, &question, request.explain),
             Err(why) => not_found(why, request.explain),
         }))
     }
@@ -166,6 +172,9 @@ impl Keys {
     ) -> Result<(pb::ApiKey, KeyText)> {
         let owner = self.owner(change, new).await?;
         check_grants(change.call, new, &owner)?;
+        if let Some(tenant) = owner.tenant() {
+            tenants::life::check_protection_of_keys(change, tenant.uid).await?;
+        }
         if let Some(environment) = &new.environment {
             directory::environments::find(change.conn(), environment).await?;
         }
@@ -284,6 +293,9 @@ impl Keys {
         if key.revoke_time.is_some() {
             return Ok(before);
         }
+        if let Some(uid) = key.tenant_uid {
+            tenants::life::check_protection_of_keys(change, uid).await?;
+        }
         if admins == [key.key_ref()] {
             return Err(Error::WrongState {
                 reason: ErrorReason::LastAdminKey,
@@ -305,11 +317,7 @@ impl Keys {
     }
 
     /// Finds the key that a text is of, if the caller's scope covers it; else why not.
-    async fn resolve(
-        &self,
-        call: &Call,
-        text: &str,
-    ) -> Result<Result<(ResolvedKey, Option<ResolvedTenant>), String>> {
+    async fn resolve(&self, call: &Call, text: &str) -> Result<Result<Resolved, String>> {
         let master = &self.0.master;
         let parsed = match secret::parse(master, text) {
             Ok(parsed) => parsed,
@@ -322,20 +330,20 @@ impl Keys {
 
         let unknown = || "no such key within the scope of the caller".to_owned();
         Ok(found
-            .filter(|(key, _)| is_secret_of(master, key, &parsed.secret))
-            .filter(|(key, tenant)| covers(&call.scope, key, tenant.as_ref()))
+            .filter(|found| is_secret_of(master, &found.key, &parsed.secret))
+            .filter(|found| covers(&call.scope, &found.key, found.tenant.as_ref()))
             .ok_or_else(unknown))
     }
 
     fn verdict(
         &self,
-        key: ResolvedKey,
-        tenant: Option<ResolvedTenant>,
+        resolved: Resolved,
         question: &Question<'_>,
         explain: bool,
     ) -> pb::VerifyKeyResponse {
-        let checks =
-            verdict::checks(&key, tenant.as_ref().map(|tenant| &tenant.standing), question);
+        let Resolved { key, tenant, allowlist } = resolved;
+        let standing = tenant.as_ref().map(|tenant| &tenant.standing);
+        let checks = verdict::checks(&key, standing, &allowlist, question);
         let code = verdict::code(&checks);
         let lock = tenant.as_ref().and_then(|tenant| tenant.standing.lock(question.now));
         let id = secret::KeyRef { route: key.route, number: key.number };
@@ -457,6 +465,16 @@ fn check_grants(call: &Call, new: &NewApiKey, owner: &Owner) -> Result<()> {
             permission: "KEYS:ADD".to_owned(),
             message: format!(
                 "the creating key is bound to the environment \"{bound}\": set api_key.environment to it"
+            ),
+        });
+    }
+    if let Some(end) = call.caller.expire_time
+        && new.expire_time.is_none_or(|asked| asked > end)
+    {
+        return Err(Error::Forbidden {
+            permission: "KEYS:ADD".to_owned(),
+            message: format!(
+                "the creating key ends at {end}: set api_key.expire_time to that time or before"
             ),
         });
     }

@@ -12,10 +12,11 @@ use super::{
     secret::KeyRef,
 };
 use crate::{
+    allowlist::{self, model::Enforced},
     db::Scope,
     error::{Error, Kind, Result},
     rpc::Call,
-    schema::{api_keys, master_key_checks, tenants},
+    schema::{account_ip_allowlists, api_keys, master_key_checks, tenant_ip_allowlists, tenants},
     tenants::model::{LockMode, Standing, TenantState},
 };
 
@@ -52,6 +53,17 @@ pub struct ResolvedTenant {
     pub standing: Standing,
 }
 
+/// What the text of a key leads to.
+#[derive(Clone, Debug)]
+pub struct Resolved {
+    /// The key.
+    pub key: ResolvedKey,
+    /// Its tenant, where it is a tenant's.
+    pub tenant: Option<ResolvedTenant>,
+    /// From where it may be used: as its tenant, or its account, says.
+    pub allowlist: Enforced,
+}
+
 /// What of a tenant's row the verifier reads.
 #[derive(Queryable, Selectable)]
 #[diesel(table_name = tenants, check_for_backend(Pg))]
@@ -66,26 +78,45 @@ struct TenantRow {
     unlock_time: Option<DateTime<Utc>>,
 }
 
+/// An allow-list as it is stored: whether it is enabled, and its rules.
+type List = (bool, serde_json::Value);
+
+/// A key, its tenant, and the allow-lists of that and of its account.
+type FoundKey = (ResolvedKey, Option<TenantRow>, Option<List>, Option<List>);
+
 /// Finds a key of any owner by what its text leads to, with its tenant. For the verifier alone: only
 /// its role may.
 ///
 /// # Errors
 ///
 /// What the database reports.
-pub async fn resolve(
-    conn: &mut AsyncPgConnection,
-    key_ref: KeyRef,
-) -> Result<Option<(ResolvedKey, Option<ResolvedTenant>)>> {
-    let found: Option<(ResolvedKey, Option<TenantRow>)> = api_keys::table
+pub async fn resolve(conn: &mut AsyncPgConnection, key_ref: KeyRef) -> Result<Option<Resolved>> {
+    let of_tenant = tenant_ip_allowlists::tenant_uid.nullable().eq(api_keys::tenant_uid);
+    let of_account = account_ip_allowlists::account_id
+        .nullable()
+        .eq(api_keys::account_id)
+        .and(api_keys::tenant_uid.is_null());
+    let found: Option<FoundKey> = api_keys::table
         .left_join(tenants::table)
+        .left_join(tenant_ip_allowlists::table.on(of_tenant))
+        .left_join(account_ip_allowlists::table.on(of_account))
         .filter(api_keys::route.eq(key_ref.route))
         .filter(api_keys::number.eq(key_ref.number))
-        .select((ResolvedKey::as_select(), Option::<TenantRow>::as_select()))
+        .select((
+            ResolvedKey::as_select(),
+            Option::<TenantRow>::as_select(),
+            (tenant_ip_allowlists::enabled, tenant_ip_allowlists::rules).nullable(),
+            (account_ip_allowlists::enabled, account_ip_allowlists::rules).nullable(),
+        ))
         .first(conn)
         .await
         .optional()?;
-    let Some((key, Some(row))) = found else {
-        return Ok(found.map(|(key, _)| (key, None)));
+    let Some((key, row, of_tenant, of_account)) = found else {
+        return Ok(None);
+    };
+    let allowlist = allowlist::store::enforced(of_tenant.or(of_account))?;
+    let Some(row) = row else {
+        return Ok(Some(Resolved { key, tenant: None, allowlist }));
     };
     // Locks reach down the tree; they are looked up where they were set, never copied (3-22).
     let mut locks = if row.ancestors.is_empty() {
@@ -101,7 +132,8 @@ pub async fn resolve(
     locks.extend(row.lock_mode.map(|mode| (mode, row.unlock_time)));
     let TenantRow { uid, tenant_id, account_id, ancestors, state, trial_expire_time, .. } = row;
     let standing = Standing { state, trial_expire_time, locks };
-    Ok(Some((key, Some(ResolvedTenant { uid, tenant_id, account_id, ancestors, standing }))))
+    let tenant = Some(ResolvedTenant { uid, tenant_id, account_id, ancestors, standing });
+    Ok(Some(Resolved { key, tenant, allowlist }))
 }
 
 /// Stores a new key; false where its number is taken, which chance makes all but impossible.
@@ -194,7 +226,7 @@ pub async fn update(conn: &mut AsyncPgConnection, key: &ApiKey) -> Result<()> {
 }
 
 /// Holds all keys with the role system-admin until the transaction ends, always in one order, and
-/// answers those that are good.
+/// answers those that are good for ever.
 ///
 /// Revoked ones are held too: whoever saw one of them before it was revoked holds it in its place, and
 /// would wait for those who hold all others and now want that one.
@@ -214,7 +246,8 @@ pub async fn hold_system_admins(
         .for_update()
         .load(conn)
         .await?;
-    let is_good = |key: &&ApiKey| key.state(now) == KeyState::Active;
+    // One that will end does not keep the system from being left without.
+    let is_good = |key: &&ApiKey| key.state(now) == KeyState::Active && key.expire_time.is_none();
     Ok(keys.iter().filter(is_good).map(ApiKey::key_ref).collect())
 }
 

@@ -1,5 +1,7 @@
 //! Whether a key is good: the checks of `VerifyKey` in their order, pure.
 
+use std::net::IpAddr;
+
 use chrono::{DateTime, Utc};
 
 use super::{
@@ -7,6 +9,7 @@ use super::{
     roles::permissions_of,
 };
 use crate::{
+    allowlist::model::Enforced,
     pb::VerifyCode,
     tenants::model::{LockMode, Standing},
 };
@@ -16,6 +19,8 @@ use crate::{
 pub struct Question<'a> {
     /// The environment that the verifier runs in.
     pub environment: &'a str,
+    /// The address that the bearer called from.
+    pub client_ip: Option<IpAddr>,
     /// The permissions that the bearer needs.
     pub required_permissions: &'a [String],
     /// The time.
@@ -37,7 +42,12 @@ pub struct Check {
 
 /// Checks a key that was found and whose secret is right; every check, in order, the first failure of
 /// which is the verdict.
-pub fn checks(key: &ResolvedKey, tenant: Option<&Standing>, question: &Question<'_>) -> Vec<Check> {
+pub fn checks(
+    key: &ResolvedKey,
+    tenant: Option<&Standing>,
+    allowlist: &Enforced,
+    question: &Question<'_>,
+) -> Vec<Check> {
     let inactive = tenant.and_then(|tenant| tenant.inactive(question.now));
     let lock = tenant.and_then(|tenant| tenant.lock(question.now));
     let only_reads = question.required_permissions.iter().all(|name| name.ends_with(":VIEW"));
@@ -102,6 +112,18 @@ pub fn checks(key: &ResolvedKey, tenant: Option<&Standing>, question: &Question<
             },
         ),
         check(
+            "ip",
+            VerifyCode::IpForbidden,
+            allowlist.admits(question.client_ip),
+            match (&allowlist.0, question.client_ip) {
+                (None, _) => "no IP allow-list binds the key".into(),
+                (Some(_), None) => {
+                    "an IP allow-list binds the key, and no client_ip is given".into()
+                }
+                (Some(_), Some(ip)) => format!("an IP allow-list binds the key; asked for {ip}"),
+            },
+        ),
+        check(
             "permissions",
             VerifyCode::InsufficientPermission,
             missing.is_empty(),
@@ -153,8 +175,10 @@ mod tests {
         code(&checks(
             key,
             Some(tenant),
+            &Enforced::default(),
             &Question {
                 environment: "production",
+                client_ip: None,
                 required_permissions: &required,
                 now: DateTime::UNIX_EPOCH + TimeDelta::days(1),
             },

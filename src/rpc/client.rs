@@ -6,11 +6,32 @@ use http::HeaderMap;
 
 use crate::config::Cidr;
 
+/// Where a call comes from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Client {
+    /// Its address, as far as that is known.
+    pub ip: Option<IpAddr>,
+    /// Whether a proxy that we do not trust says that it calls for another: then `ip` is the proxy's.
+    pub forwarded_by_stranger: bool,
+}
+
+impl Client {
+    /// Reads it from the connection and the headers of a call.
+    pub fn of(peer: Option<IpAddr>, headers: &HeaderMap, trusted: &[Cidr]) -> Self {
+        let is_trusted = |peer: IpAddr| trusted.iter().any(|range| range.contains(peer));
+        Self {
+            ip: peer.map(|peer| client_ip(peer, headers, trusted)),
+            forwarded_by_stranger: headers.contains_key("x-forwarded-for")
+                && !peer.is_some_and(is_trusted),
+        }
+    }
+}
+
 /// The address of the client: the right-most hop of `x-forwarded-for` that is not a trusted proxy.
 ///
 /// Each proxy appends the address that it was called from, so a hop is believed only as far as all
 /// to its right are trusted; whatever a client itself wrote stands further left.
-pub fn client_ip(peer: IpAddr, headers: &HeaderMap, trusted: &[Cidr]) -> IpAddr {
+fn client_ip(peer: IpAddr, headers: &HeaderMap, trusted: &[Cidr]) -> IpAddr {
     let mut client = peer.to_canonical();
     let lines = headers.get_all("x-forwarded-for").iter().rev();
     let hops = lines.flat_map(|line| line.to_str().unwrap_or_default().rsplit(','));

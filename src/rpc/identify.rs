@@ -22,6 +22,7 @@ use super::{
     permit::{Method, Right},
 };
 use crate::{
+    allowlist::model::Enforced,
     clock::Clock,
     db::{Database, Role as DatabaseRole, Scope},
     directory,
@@ -31,6 +32,7 @@ use crate::{
         master::MasterKey,
         model::{KeyScope, KeyState, roles_named, state},
         roles::{RESELLER, Role},
+        store::Resolved,
     },
     pb::ErrorReason,
     tenants::{
@@ -91,20 +93,22 @@ impl Identifier {
         let account = named(headers, "x-account-id")?;
         let tenant = named(headers, "x-tenant-id")?;
 
-        let (caller, standing) = self.caller(headers, observed).await?;
+        let (caller, standing, allowlist) = self.caller(headers, observed).await?;
         let mut call = Call {
             correlation_id: observed.correlation_id.clone(),
             deadline: observed.deadline,
             method: method.name(),
+            client: observed.client,
             account: caller.account.clone(),
             tenant: caller.tenant.clone(),
             scope: caller.own_scope(),
             caller,
         };
-        let checked = match self.check(&mut call, method, account, tenant, standing.as_ref()) {
-            Ok(()) => self.resolve(&mut call, account, tenant).await,
-            refused => refused,
-        };
+        let checked =
+            match self.check(&mut call, method, (account, tenant), &allowlist, standing.as_ref()) {
+                Ok(()) => self.resolve(&mut call, account, tenant).await,
+                refused => refused,
+            };
         // For the log and the answer, of refusals too.
         let span = tracing::Span::current();
         span.record("key.id", tracing::field::display(call.caller.key_id));
@@ -119,12 +123,15 @@ impl Identifier {
         &self,
         call: &mut Call,
         method: &Method,
-        account: Option<&str>,
-        tenant: Option<&str>,
+        (account, tenant): (Option<&str>, Option<&str>),
+        allowlist: &Enforced,
         standing: Option<&Standing>,
     ) -> Result<()> {
         self.demand_metadata(method, account, tenant)?;
         compare(&call.caller, account, tenant)?;
+        if !allowlist.admits(call.client.ip) {
+            return Err(Error::IpNotAllowed(call.client.ip));
+        }
         if let (Some(tenant), Some(standing)) = (&call.caller.tenant, standing) {
             check_standing(&tenant.tenant_id, standing, method, self.clock.now())?;
         }
@@ -154,7 +161,7 @@ impl Identifier {
         &self,
         headers: &HeaderMap,
         observed: &Observed,
-    ) -> Result<(Caller, Option<Standing>)> {
+    ) -> Result<(Caller, Option<Standing>, Enforced)> {
         let text = bearer(headers).ok_or(Error::Unauthenticated)?;
         let parsed = keys::secret::parse(&self.master, text).map_err(|_| Error::Unauthenticated)?;
 
@@ -163,7 +170,7 @@ impl Identifier {
         let found = keys::store::resolve(transaction.conn(), parsed.key_ref).await?;
         transaction.commit().await?;
 
-        let (key, tenant) = found.ok_or(Error::Unauthenticated)?;
+        let Resolved { key, tenant, allowlist } = found.ok_or(Error::Unauthenticated)?;
         if !keys::model::is_secret_of(&self.master, &key, &parsed.secret)
             || state(key.revoke_time, key.expire_time, self.clock.now()) != KeyState::Active
         {
@@ -183,9 +190,10 @@ impl Identifier {
             }),
             reseller: key.reseller_id,
             environment: key.environment,
+            expire_time: key.expire_time,
             roles: roles_named(&key.roles),
         };
-        Ok((caller, standing))
+        Ok((caller, standing, allowlist))
     }
 
     /// Puts the account and the tenant that the metadata names into the call, if they are within the
@@ -197,9 +205,8 @@ impl Identifier {
         tenant: Option<&str>,
     ) -> Result<()> {
         if let (Some(account), KeyScope::System) = (account, call.caller.scope) {
-            let mut transaction = self.database.begin(&Scope::System, None, call.deadline).await?;
-            directory::accounts::require(transaction.conn(), account).await?;
-            transaction.commit().await?;
+            let exists = async |conn: &mut _| directory::accounts::require(conn, account).await;
+            self.database.read(&Scope::System, call.deadline, exists).await?;
             call.account = Some(account.to_owned());
             call.scope = Scope::Account(account.to_owned());
         }
@@ -207,10 +214,9 @@ impl Identifier {
             (None, _) => {}
             (Some(named), Some(own)) if own.tenant_id == named => own.named = true,
             (Some(named), _) => {
-                let mut transaction = self.database.begin(&call.scope, None, call.deadline).await?;
-                let found =
-                    tenants::store::find_ref(transaction.conn(), &call.scope, named).await?;
-                transaction.commit().await?;
+                let scope = &call.scope;
+                let find = async |conn: &mut _| tenants::store::find_ref(conn, scope, named).await;
+                let found = self.database.read(scope, call.deadline, find).await?;
                 call.account = Some(found.account_id.clone());
                 call.tenant = Some(found);
             }
@@ -346,6 +352,7 @@ mod tests {
             tenant: (scope == KeyScope::Tenant).then_some(tenant),
             reseller: roles.contains(&RESELLER).then(|| "north".to_owned()),
             environment: None,
+            expire_time: None,
             roles: roles.iter().filter_map(|id| Role::find(id)).collect(),
         }
     }

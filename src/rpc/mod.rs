@@ -9,6 +9,7 @@ pub mod mutate;
 pub mod observe;
 pub mod permit;
 
+use chrono::{DateTime, Utc};
 use secrecy::SecretString;
 use tokio::time::Instant;
 use tonic::Request;
@@ -30,6 +31,8 @@ pub struct Call {
     pub deadline: Instant,
     /// The method, such as `tenantry.v1.TenantService/GetTenant`.
     pub method: &'static str,
+    /// Where it comes from.
+    pub client: client::Client,
     /// Whose key it carries.
     pub caller: Caller,
     /// The account that it acts on, where it has one.
@@ -57,6 +60,8 @@ pub struct Caller {
     pub reseller: Option<String>,
     /// The environment that the key is bound to.
     pub environment: Option<String>,
+    /// When the key ends.
+    pub expire_time: Option<DateTime<Utc>>,
     /// What it may do.
     pub roles: Vec<&'static Role>,
 }

@@ -22,7 +22,7 @@ use tonic_types::{ErrorDetails, StatusExt as _};
 use tracing::{Instrument as _, Span, field::Empty};
 use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 
-use super::{Call, client::client_ip, permit::Method};
+use super::{Call, client::Client, permit::Method};
 use crate::{
     clock::Clock,
     config::Cidr,
@@ -68,6 +68,8 @@ pub struct Observed {
     pub correlation_id: String,
     /// When the caller stops waiting.
     pub deadline: Instant,
+    /// Where the call comes from.
+    pub client: Client,
     /// Filled when the caller is known, for the log line and the answer.
     pub call: Arc<OnceLock<Call>>,
 }
@@ -82,7 +84,7 @@ pub async fn observe(
     let is_grpc = is_grpc(request.headers());
     let path = request.uri().path().to_owned();
     let peer = request.extensions().get::<Peer>().map(|peer| peer.0.ip());
-    let client_ip = peer.map(|peer| client_ip(peer, request.headers(), &observer.trusted_proxies));
+    let client = Client::of(peer, request.headers(), &observer.trusted_proxies);
 
     let (correlation_id, form) = match correlation_id(request.headers()) {
         Ok(Some(given)) => (given, check_form(request.headers())),
@@ -99,6 +101,7 @@ pub async fn observe(
             let correlation_id = correlation_id.clone();
             request.extensions_mut().insert(Observed {
                 correlation_id,
+                client,
                 deadline,
                 call: call.clone(),
             });
@@ -124,7 +127,7 @@ pub async fn observe(
     let elapsed = start.elapsed();
     observer.metrics.record(Method::find(&path).map(Method::name), told.code, elapsed);
     span.in_scope(|| {
-        log(&path, is_grpc, &response, &told, call.get(), client_ip, elapsed, &correlation_id);
+        log(&path, is_grpc, &response, &told, call.get(), client.ip, elapsed, &correlation_id);
     });
     response
 }

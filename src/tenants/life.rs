@@ -115,6 +115,23 @@ pub(super) async fn check_protection(change: &mut Change<'_>, tenant: &Tenant) -
     })
 }
 
+/// Checks that the keys of a protected tenant are made and revoked by its own keys and protected callers
+/// only: whoever makes a key of it could change it with that (1-46).
+///
+/// # Errors
+///
+/// `RECORD_PROTECTED`.
+pub async fn check_protection_of_keys(change: &mut Change<'_>, uid: Uuid) -> Result<()> {
+    let call = change.call;
+    if call.caller.tenant.as_ref().is_some_and(|own| own.uid == uid) {
+        return Ok(());
+    }
+    match store::by_uid(change.conn(), &call.scope, uid).await? {
+        Some(tenant) => check_protection(change, &tenant).await,
+        None => Ok(()),
+    }
+}
+
 /// Whether a caller may change what is protected: keys of the system are those who protect, and a
 /// protected tenant's keys are under the same protection (1-46).
 pub(super) async fn is_protected(conn: &mut AsyncPgConnection, call: &Call) -> Result<bool> {

@@ -1,7 +1,7 @@
 //! Tenants: what one is (`model`), how it is kept (`store`), how it looks from outside (`wire`), how
 //! it is listed (`list`), what happens to it once it is there (`life`), and the RPCs (`service`).
 
-mod life;
+pub mod life;
 pub mod list;
 pub mod model;
 pub mod service;

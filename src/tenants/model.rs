@@ -90,7 +90,8 @@ text_enum! {
 pub struct Tenant {
     /// The id that machines use.
     pub uid: Uuid,
-    /// The account that operates it.
+    /// The account that operates it; for good.
+    #[diesel(skip_update)]
     pub account_id: String,
     /// The id that people use.
     pub tenant_id: String,
@@ -158,6 +159,7 @@ pub struct Tenant {
     /// Until when it can be undeleted.
     pub purge_time: Option<DateTime<Utc>>,
     /// When it was created.
+    #[diesel(skip_update)]
     pub create_time: DateTime<Utc>,
     /// When it was changed last.
     pub update_time: DateTime<Utc>,
@@ -278,6 +280,7 @@ pub struct Address {
 #[diesel(table_name = tenants, treat_none_as_null = true, check_for_backend(diesel::pg::Pg))]
 #[expect(missing_docs, reason = "each says what it is")]
 pub struct History {
+    #[diesel(skip_update)]
     pub created_by: String,
     pub approve_time: Option<DateTime<Utc>>,
     pub approved_by: Option<String>,

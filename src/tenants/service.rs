@@ -17,7 +17,7 @@ use super::{
     wire::{NewTenant, TenantPatch},
 };
 use crate::{
-    directory,
+    allowlist, directory,
     error::{Error, Kind, Result, Violation},
     events::outbox::Event,
     keys::model::KeyScope,
@@ -292,6 +292,51 @@ impl TenantService for Tenants {
                 let tenant = Some(life::promote(change, id, &request.etag).await?.into());
                 Ok(pb::PromoteTenantResponse { tenant })
             })
+            .await?;
+
+        Ok(Response::new(answer))
+    }
+
+    async fn get_ip_allowlist(
+        &self,
+        request: Request<pb::GetIpAllowlistRequest>,
+    ) -> Result<Response<pb::GetIpAllowlistResponse>, Status> {
+        let (call, _) = Call::of(request)?;
+
+        let list =
+            self.0.read(&call, async |conn| allowlist::store::get(conn, &call).await).await?;
+
+        Ok(Response::new(pb::GetIpAllowlistResponse { ip_allowlist: Some(list) }))
+    }
+
+    async fn update_ip_allowlist(
+        &self,
+        request: Request<pb::UpdateIpAllowlistRequest>,
+    ) -> Result<Response<pb::UpdateIpAllowlistResponse>, Status> {
+        let (call, request) = Call::of(request)?;
+        let new = allowlist::store::NewList::try_from(&request)?;
+
+        let answer = self
+            .0
+            .mutator
+            .mutate(&call, &request, async |change: &mut Change<'_>| {
+                let list = allowlist::store::replace(change, &new, &request.etag).await?;
+                Ok(pb::UpdateIpAllowlistResponse { ip_allowlist: Some(list) })
+            })
+            .await?;
+
+        Ok(Response::new(answer))
+    }
+
+    async fn test_ip_allowlist(
+        &self,
+        request: Request<pb::TestIpAllowlistRequest>,
+    ) -> Result<Response<pb::TestIpAllowlistResponse>, Status> {
+        let (call, request) = Call::of(request)?;
+
+        let answer = self
+            .0
+            .read(&call, async |conn| allowlist::store::test(conn, &call, &request.ip).await)
             .await?;
 
         Ok(Response::new(answer))

@@ -91,7 +91,7 @@ fn requests_of_one_kind_have_one_form() {
     for method in methods() {
         let (input, output) = (method.input(), method.output());
         let takes = |field: &str| input.get_field_by_name(field).is_some();
-        let changes = !["Get", "Lookup", "List", "Verify", "WhoAmI"]
+        let changes = !["Get", "Lookup", "List", "Test", "Verify", "WhoAmI"]
             .iter()
             .any(|verb| method.name().starts_with(verb));
         assert_eq!(takes("request_id"), changes, "{}", method.name());

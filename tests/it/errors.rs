@@ -150,6 +150,12 @@ async fn refusals(app: &App) -> Vec<(&'static str, Status)> {
     root.call("LockTenant", lock).await.unwrap();
     add("TENANT_LOCKED", own.get("").await.unwrap_err());
     root.call("UnlockTenant", json!({"tenant_id": "foo"})).await.unwrap();
+    let of_foo = root.with("x-tenant-id", "foo");
+    let list = json!({"enabled": true, "rules": [{"name": "elsewhere", "cidr": "192.0.2.1"}]});
+    add("LOCKOUT_RISK", own.call("UpdateIpAllowlist", list.clone()).await.unwrap_err());
+    of_foo.call("UpdateIpAllowlist", list).await.unwrap();
+    add("IP_NOT_ALLOWED", own.get("").await.unwrap_err());
+    of_foo.call("UpdateIpAllowlist", json!({"enabled": false})).await.unwrap();
     root.create(pb::Tenant { protected: Some(true), ..tenant("protected") }).await.unwrap();
     let admin =
         app.as_key(&root.with("x-account-id", "default").create_key(&["account-admin"]).await);
@@ -185,7 +191,7 @@ async fn every_reason_is_produced_with_its_code_and_all_that_errors_carry() {
     let app = App::start().await;
     let code_of = |reason: &str| match reason {
         "CREDENTIAL_INVALID" => "Unauthenticated",
-        "PERMISSION_MISSING" | "TENANT_MISMATCH" => "PermissionDenied",
+        "PERMISSION_MISSING" | "TENANT_MISMATCH" | "IP_NOT_ALLOWED" => "PermissionDenied",
         reason if reason.ends_with("_NOT_FOUND") => "NotFound",
         reason if reason.ends_with("_ALREADY_EXISTS") => "AlreadyExists",
         reason if reason.starts_with("INVALID_") && reason != "INVALID_STATE_TRANSITION" => {

@@ -2,6 +2,7 @@
 
 use chrono::TimeDelta;
 use futures_util::future::join_all;
+use serde_json::json;
 use tenantry::pb::{self, ApiKeyScope, ApiKeyState, VerifyCode};
 use tonic::Status;
 
@@ -332,6 +333,34 @@ async fn a_key_of_somebody_else_is_answered_as_one_that_does_not_exist() {
         (made_up.credential_id, made_up.account_id)
     );
     assert_eq!(verify(&theirs, &secret, "sod").await.code(), VerifyCode::Valid);
+}
+
+/// 4-15: what a key grants lies within itself, in time too.
+#[tokio::test]
+async fn no_key_makes_one_that_outlives_it_and_none_that_ends_counts_as_the_last_admin() {
+    let app = App::start().await;
+    let root = app.as_root();
+    let end = |hours| (app.shared.clock.now() + TimeDelta::hours(hours)).to_rfc3339();
+    let admin = |end: Option<String>| {
+        let mut key = json!({"roles": ["system-admin"]});
+        if let Some(end) = end {
+            key["expire_time"] = end.into();
+        }
+        json!({"api_key": key})
+    };
+    let brief = root.call("CreateApiKey", admin(Some(end(1)))).await.unwrap();
+    let brief = app.as_key(brief["secret"].as_str().unwrap());
+
+    for longer in [None, Some(end(2))] {
+        let refusal = brief.call("CreateApiKey", admin(longer)).await.unwrap_err();
+        assert_eq!(told(&refusal), "PermissionDenied PERMISSION_MISSING");
+    }
+    brief.call("CreateApiKey", admin(Some(end(0)))).await.unwrap_err();
+    let last = who_am_i(&root).await.api_key.unwrap().api_key_id;
+    let refusal = revoke(&brief, &last, "lost").await.unwrap_err();
+    assert_eq!(told(&refusal), "FailedPrecondition LAST_ADMIN_KEY");
+    root.call("CreateApiKey", admin(None)).await.unwrap();
+    revoke(&brief, &last, "lost").await.unwrap();
 }
 
 /// 1-33: a key is bound to an environment that there is, and lasts until a time to come.

@@ -304,6 +304,28 @@ async fn a_protected_tenant_is_changed_by_keys_of_the_system_and_of_protected_te
     assert_eq!(root.list("protected = true", "").await.unwrap(), ["high"]);
 }
 
+/// 1-46: whoever makes a key of a protected tenant could change the tenant with it.
+#[tokio::test]
+async fn the_keys_of_a_protected_tenant_are_its_own_and_its_protectors() {
+    let app = App::start().await;
+    let root = app.as_root();
+    let account = root.with("x-account-id", "default");
+    let admin = app.as_key(&account.create_key(&["account-admin"]).await);
+    root.create(pb::Tenant { protected: Some(true), ..tenant("foo") }).await.unwrap();
+    let key = json!({"api_key": {"roles": ["tenant-admin"], "tenant_id": "foo"}});
+
+    let made = root.call("CreateApiKey", key.clone()).await.unwrap();
+    let own = app.as_key(made["secret"].as_str().unwrap());
+    let refused = admin.call("CreateApiKey", key.clone()).await.unwrap_err();
+    let revoke = json!({"api_key_id": made["api_key"]["api_key_id"], "reason": "sabotage"});
+    let kept = admin.call("RevokeApiKey", revoke.clone()).await.unwrap_err();
+
+    assert_eq!(told(&refused), "FailedPrecondition RECORD_PROTECTED");
+    assert_eq!(told(&kept), "FailedPrecondition RECORD_PROTECTED");
+    own.call("CreateApiKey", key).await.unwrap();
+    own.call("RevokeApiKey", revoke).await.unwrap();
+}
+
 /// 3-14: sixty days; a provider on trial has tenants on trial.
 #[tokio::test]
 async fn a_trial_ends_after_sixty_days_unless_it_becomes_productive() {

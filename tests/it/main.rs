@@ -8,6 +8,7 @@
 )]
 #![expect(unreachable_pub, reason = "everything here is for the tests beside it")]
 
+mod allowlist;
 mod app;
 mod bad_input;
 mod contract;

@@ -464,6 +464,12 @@ async fn change_by(method: &str, root: &Caller, own: &Caller, id: &str) -> &'sta
                 "tenant.moved"
             }
         }
+        "UpdateIpAllowlist" => {
+            root.create(tenant(id)).await.unwrap();
+            let of_it = root.with("x-tenant-id", id);
+            of_it.call(method, json!({"enabled": false})).await.unwrap();
+            "ip_allowlist.updated"
+        }
         "CreateAccount" => {
             directory.create_account(new_account).await.unwrap();
             "account.created"

@@ -82,7 +82,11 @@ async fn a_call_in_another_language_is_refused_as_such() {
     let cut = [GRPC_WEB, ("authorization", &*bearer)];
     let cut = http(&app, "POST", path, &cut, &[0, 0, 0, 0, 9, 1]).await;
 
+    let text = [("content-type", "application/grpc-web-text"), ("authorization", &*bearer)];
+    let not_base64 = http(&app, "POST", path, &text, b"!!!!").await;
+
     assert!(json.starts_with("HTTP/1.1 415"), "{json}");
+    assert!(not_base64.replace(": ", ":").contains("grpc-status:3"), "{not_base64}");
     for answer in [gzip, cut] {
         assert!(answer.replace(": ", ":").contains("grpc-status:3"), "{answer}");
         assert!(answer.contains("x-correlation-id"), "{answer}");
