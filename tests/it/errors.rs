@@ -151,9 +151,9 @@ async fn refusals(app: &App) -> Vec<(&'static str, Status)> {
     add("TENANT_LOCKED", own.get("").await.unwrap_err());
     root.call("UnlockTenant", json!({"tenant_id": "foo"})).await.unwrap();
     let of_foo = root.with("x-tenant-id", "foo");
-    let list = json!({"enabled": true, "rules": [{"name": "elsewhere", "cidr": "192.0.2.1"}]});
-    add("LOCKOUT_RISK", own.call("UpdateIpAllowlist", list.clone()).await.unwrap_err());
-    of_foo.call("UpdateIpAllowlist", list).await.unwrap();
+    let allowlist = json!({"enabled": true, "rules": [{"name": "elsewhere", "cidr": "192.0.2.1"}]});
+    add("LOCKOUT_RISK", own.call("UpdateIpAllowlist", allowlist.clone()).await.unwrap_err());
+    of_foo.call("UpdateIpAllowlist", allowlist).await.unwrap();
     add("IP_NOT_ALLOWED", own.get("").await.unwrap_err());
     of_foo.call("UpdateIpAllowlist", json!({"enabled": false})).await.unwrap();
     root.create(pb::Tenant { protected: Some(true), ..tenant("protected") }).await.unwrap();

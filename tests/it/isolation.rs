@@ -93,7 +93,6 @@ fn attacks(world: &World, method: &MethodDescriptor) -> Vec<String> {
         | "PromoteTenant" => {
             vec![r#"{"tenant_id": "theirs-low"}"#.into(), r#"{"tenant_id": "theirs-high"}"#.into()]
         }
-        "GetIpAllowlist" => named("{}"),
         "UpdateIpAllowlist" => named(r#"{"enabled": false}"#),
         "TestIpAllowlist" => named(r#"{"ip": "192.0.2.1"}"#),
         "RejectTenant" => named(r#"{"tenant_id": "theirs-low", "reason": "sabotage"}"#),
@@ -161,8 +160,8 @@ fn attacks(world: &World, method: &MethodDescriptor) -> Vec<String> {
         "VerifyKey" => {
             vec![format!(r#"{{"key": "{}", "environment": "sod"}}"#, world.their_secret)]
         }
-        // They concern nobody's data: the caller's own key, and what all may know.
-        "WhoAmI" | "ListRoles" | "ListEnvironments" => named("{}"),
+        // They concern nobody's data, or whosever the metadata names.
+        "GetIpAllowlist" | "WhoAmI" | "ListRoles" | "ListEnvironments" => named("{}"),
         unknown => panic!("say how {unknown} could be abused"),
     }
 }
