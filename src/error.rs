@@ -189,6 +189,14 @@ pub enum Kind {
     ApiKey,
     /// An IP allow-list.
     IpAllowlist,
+    /// A reseller.
+    Reseller,
+    /// A backend.
+    Backend,
+    /// A product, or a package of it.
+    Product,
+    /// A template for tenants.
+    TenantTemplate,
 }
 
 impl Kind {
@@ -201,6 +209,10 @@ impl Kind {
             Self::Domain => "domain",
             Self::ApiKey => "API key",
             Self::IpAllowlist => "IP allow-list",
+            Self::Reseller => "reseller",
+            Self::Backend => "backend",
+            Self::Product => "product or package",
+            Self::TenantTemplate => "tenant template",
         }
     }
 
@@ -213,6 +225,10 @@ impl Kind {
             Self::Account => ": ListAccounts shows those there are, CreateAccount makes one",
             Self::Environment => ": ListEnvironments shows those there are",
             Self::ParentTenant => ": parent_tenant_id names a tenant of the same account",
+            Self::Reseller => ": ListResellers shows those there are, CreateReseller makes one",
+            Self::Backend => ": ListBackends shows those there are",
+            Self::Product => ": ListProducts shows those there are, with their packages",
+            Self::TenantTemplate => ": ListTenantTemplates shows those there are",
             Self::Tenant | Self::ApiKey | Self::IpAllowlist => "",
         }
     }
@@ -227,6 +243,10 @@ impl Kind {
             Self::ApiKey => ErrorReason::KeyNotFound,
             // Every tenant and account has one, be it empty.
             Self::IpAllowlist => ErrorReason::Internal,
+            Self::Reseller => ErrorReason::ResellerNotFound,
+            Self::Backend => ErrorReason::BackendNotFound,
+            Self::Product => ErrorReason::ProductOrPackageUnknown,
+            Self::TenantTemplate => ErrorReason::TemplateNotFound,
         }
     }
 
@@ -238,6 +258,10 @@ impl Kind {
             Self::Domain => ErrorReason::DomainAlreadyExists,
             // Keys have generated ids; two cannot meet.
             Self::ApiKey | Self::IpAllowlist => ErrorReason::Internal,
+            Self::Reseller => ErrorReason::ResellerAlreadyExists,
+            Self::Backend => ErrorReason::BackendAlreadyExists,
+            Self::Product => ErrorReason::ProductAlreadyExists,
+            Self::TenantTemplate => ErrorReason::TemplateAlreadyExists,
         }
     }
 }
@@ -437,6 +461,8 @@ fn legacy_code(reason: ErrorReason) -> Option<&'static str> {
         ErrorReason::ParentNotFound => "453",
         ErrorReason::CannotDeleteSelf => "462",
         ErrorReason::KeyNotFound => "473",
+        ErrorReason::ProductOrPackageUnknown => "460",
+        ErrorReason::ResellerAlreadyExists => "11",
         ErrorReason::RecordProtected => "500",
         ErrorReason::EnvironmentNotFound => "501",
         _ => return None,

@@ -73,6 +73,19 @@ diesel::table! {
 }
 
 diesel::table! {
+    /// Parts of the platform that tenants are placed on (2-20).
+    backends (backend_id) {
+        backend_id -> Text,
+        /// What others call it; unique too (2-21).
+        external_name -> Text,
+        create_time -> Timestamptz,
+        update_time -> Timestamptz,
+        /// Counts the changes of the row; the etag is made from it.
+        version -> Int8,
+    }
+}
+
+diesel::table! {
     /// The DNS domains at system level that tenants may have as their default (2-05, 2-19).
     domains (domain_id) {
         /// The DNS name itself, in lower case.
@@ -163,6 +176,50 @@ diesel::table! {
 }
 
 diesel::table! {
+    /// The forms in which products are sold (1-51).
+    product_packages (account_id, product_code, package_code) {
+        account_id -> Text,
+        product_code -> Text,
+        /// Without the code of the product before it (1-21).
+        package_code -> Text,
+        name -> Text,
+        description -> Text,
+        /// Place among the packages of the product, as they were given.
+        position -> Int4,
+    }
+}
+
+diesel::table! {
+    /// What an account sells, and what installations are of (1-51).
+    products (account_id, product_code) {
+        account_id -> Text,
+        product_code -> Text,
+        name -> Text,
+        description -> Text,
+        create_time -> Timestamptz,
+        update_time -> Timestamptz,
+        /// Counts the changes of the row and of its packages; the etag is made from it.
+        version -> Int8,
+    }
+}
+
+diesel::table! {
+    /// Who sells the tenants of an account on (2-31).
+    resellers (account_id, reseller_id) {
+        account_id -> Text,
+        reseller_id -> Text,
+        /// What others call it; may be empty.
+        external_name -> Text,
+        /// A JSON object of the caller's own, replaced whole.
+        extra_data -> Nullable<Jsonb>,
+        create_time -> Timestamptz,
+        update_time -> Timestamptz,
+        /// Counts the changes of the row; the etag is made from it.
+        version -> Int8,
+    }
+}
+
+diesel::table! {
     /// What must be unique across tenants, keyed by itself: a claim is taken by inserting it.
     tenant_directory (kind, key) {
         /// TENANT_ID claims stay for ever; CODE and HOSTNAME until purge; NAME (1-05) as long as it is the name of a tenant that was created without a code.
@@ -194,6 +251,21 @@ diesel::table! {
         enabled -> Bool,
         /// An array of {"name", "start", "end"}: inclusive ranges of IP addresses, IPv4 or IPv6.
         rules -> Jsonb,
+        update_time -> Timestamptz,
+        /// Counts the changes of the row; the etag is made from it.
+        version -> Int8,
+    }
+}
+
+diesel::table! {
+    /// What new tenants have unless their creator says otherwise (2-18).
+    tenant_templates (account_id, template_id) {
+        account_id -> Text,
+        template_id -> Text,
+        category -> Text,
+        /// A Tenant as JSON, with the names of the proto; only what is a default is in it.
+        defaults -> Jsonb,
+        create_time -> Timestamptz,
         update_time -> Timestamptz,
         /// Counts the changes of the row; the etag is made from it.
         version -> Int8,
@@ -279,6 +351,8 @@ diesel::table! {
         protected -> Bool,
         /// When its keys stop because the trial is over; null for PRODUCTION (3-14).
         trial_expire_time -> Nullable<Timestamptz>,
+        /// Where the tenant is placed; null: nowhere in particular (2-20).
+        backend_id -> Nullable<Text>,
     }
 }
 
@@ -286,22 +360,31 @@ diesel::joinable!(account_ip_allowlists -> accounts (account_id));
 diesel::joinable!(api_keys -> accounts (account_id));
 diesel::joinable!(api_keys -> environments (environment));
 diesel::joinable!(api_keys -> tenants (tenant_uid));
+diesel::joinable!(products -> accounts (account_id));
+diesel::joinable!(resellers -> accounts (account_id));
 diesel::joinable!(tenant_external_ids -> tenants (tenant_uid));
 diesel::joinable!(tenant_ip_allowlists -> tenants (tenant_uid));
+diesel::joinable!(tenant_templates -> accounts (account_id));
 diesel::joinable!(tenants -> accounts (account_id));
+diesel::joinable!(tenants -> backends (backend_id));
 diesel::joinable!(tenants -> domains (default_domain));
 
 diesel::allow_tables_to_appear_in_same_query!(
     account_ip_allowlists,
     accounts,
     api_keys,
+    backends,
     domains,
     environments,
     events,
     idempotency_records,
     master_key_checks,
+    product_packages,
+    products,
+    resellers,
     tenant_directory,
     tenant_external_ids,
     tenant_ip_allowlists,
+    tenant_templates,
     tenants,
 );

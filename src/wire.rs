@@ -2,6 +2,8 @@
 //! times, and enums that are stored as text.
 
 use chrono::{DateTime, Utc};
+use prost_types::{Struct, value::Kind as JsonKind};
+use serde_json::{Map, Value};
 
 use crate::{
     error::{Error, Result, Violation},
@@ -28,6 +30,16 @@ impl Fields {
     /// Takes the value or notes the violation that stands in its place.
     pub fn take<T>(&mut self, field: &str, value: Result<T, String>) -> Option<T> {
         value.map_err(|description| self.refuse(field, description)).ok()
+    }
+
+    /// Adds what others found within a part of the request, `prefix` in the place of theirs.
+    pub fn absorb(&mut self, others: Self, theirs: &str, prefix: &str) {
+        self.violations.extend(others.violations.into_iter().map(|mut violation| {
+            if let Some(rest) = violation.field.strip_prefix(theirs) {
+                violation.field = format!("{prefix}{rest}");
+            }
+            violation
+        }));
     }
 
     /// Ends the reading: an error if anything was refused.
@@ -180,6 +192,89 @@ pub fn time(timestamp: &prost_types::Timestamp) -> Result<DateTime<Utc>, String>
         .filter(is_storable)
         .and_then(|time| DateTime::from_timestamp_micros(time.timestamp_micros()))
         .ok_or_else(|| "is not a time between 1970 and 9999".to_owned())
+}
+
+const JSON_BYTES_MAX: usize = 64 * 1024;
+/// Recursion must end somewhere.
+const JSON_DEPTH_MAX: usize = 32;
+
+/// Reads a JSON object of the caller's own: up to 64 KiB, and up to 32 levels deep.
+///
+/// # Errors
+///
+/// What is wrong with it.
+pub fn read_json(object: Option<&Struct>) -> Result<Option<Value>, String> {
+    let Some(object) = object else {
+        return Ok(None);
+    };
+    let value = json_of_struct(object, JSON_DEPTH_MAX)?;
+    let bytes = value.to_string().len();
+    if bytes > JSON_BYTES_MAX {
+        return Err(format!("has {bytes} bytes, of which at most {JSON_BYTES_MAX} are allowed"));
+    }
+    Ok(Some(value))
+}
+
+fn json_of_struct(object: &Struct, depth: usize) -> Result<Value, String> {
+    let entry = |(key, value): (&String, &prost_types::Value)| {
+        if key.contains('\0') {
+            return Err("holds a NUL in a key".to_owned());
+        }
+        Ok((key.clone(), json_of_value(value, depth)?))
+    };
+    object.fields.iter().map(entry).collect::<Result<Map<_, _>, _>>().map(Value::Object)
+}
+
+fn json_of_value(value: &prost_types::Value, depth: usize) -> Result<Value, String> {
+    let depth = depth
+        .checked_sub(1)
+        .ok_or_else(|| format!("is nested more than {JSON_DEPTH_MAX} levels deep"))?;
+    Ok(match &value.kind {
+        None | Some(JsonKind::NullValue(_)) => Value::Null,
+        Some(JsonKind::BoolValue(value)) => Value::Bool(*value),
+        Some(JsonKind::NumberValue(value)) => serde_json::Number::from_f64(*value)
+            .map(Value::Number)
+            .ok_or("holds a number that is not finite")?,
+        Some(JsonKind::StringValue(value)) if value.contains('\0') => {
+            return Err("holds a NUL".to_owned());
+        }
+        Some(JsonKind::StringValue(value)) => Value::String(value.clone()),
+        Some(JsonKind::StructValue(object)) => json_of_struct(object, depth)?,
+        Some(JsonKind::ListValue(list)) => list
+            .values
+            .iter()
+            .map(|value| json_of_value(value, depth))
+            .collect::<Result<Vec<_>, _>>()
+            .map(Value::Array)?,
+    })
+}
+
+/// A stored JSON object as messages carry it; nothing where it is no object.
+pub fn struct_of_json(value: Value) -> Option<Struct> {
+    match value {
+        Value::Object(object) => Some(struct_of_object(object)),
+        _ => None,
+    }
+}
+
+fn struct_of_object(object: Map<String, Value>) -> Struct {
+    let fields = object.into_iter().map(|(key, value)| (key, value_of_json(value))).collect();
+    Struct { fields }
+}
+
+fn value_of_json(value: Value) -> prost_types::Value {
+    let kind = match value {
+        Value::Null => JsonKind::NullValue(0),
+        Value::Bool(value) => JsonKind::BoolValue(value),
+        // Numbers came in as doubles, so they are.
+        Value::Number(value) => JsonKind::NumberValue(value.as_f64().unwrap_or_default()),
+        Value::String(value) => JsonKind::StringValue(value),
+        Value::Array(values) => JsonKind::ListValue(prost_types::ListValue {
+            values: values.into_iter().map(value_of_json).collect(),
+        }),
+        Value::Object(object) => JsonKind::StructValue(struct_of_object(object)),
+    };
+    prost_types::Value { kind: Some(kind) }
 }
 
 /// An enum whose values are stored as text, with the checks of the database on the same words.

@@ -69,4 +69,4 @@ comment on function account_of_scope is 'The account that the scope of the trans
 comment on function locked_tenants is 'The tenants of the scope''s account that are locked themselves at a time: where the filter effective_locked starts.';
 
 revoke execute on function locks_above, locked_tenants, account_of_scope from public;
-grant execute on function locks_above, locked_tenants to tenantry_service;
+grant execute on function locks_above, locked_tenants, account_of_scope to tenantry_service;

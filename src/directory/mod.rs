@@ -1,17 +1,120 @@
-//! What tenants point at: accounts, environments and domains, each in a room of its own, and the RPCs
-//! (`service`).
+//! What tenants point at: accounts, environments, domains, backends, resellers, products and templates,
+//! each in a room of its own, and the RPCs (`service`).
 
 pub mod accounts;
+pub mod backends;
 pub mod domains;
 pub mod environments;
+pub mod products;
+pub mod resellers;
 pub mod service;
+pub mod templates;
 
 use diesel::result::{DatabaseErrorKind, Error as DieselError};
+use prost::{Message, Name};
 
 use crate::{
-    error::{Error, Kind},
+    error::{Error, Kind, Result},
+    events::outbox::Event,
+    filter::{self, Field, Order, Term},
+    page::{Asked, Page},
     pb::ErrorReason,
+    rpc::{Call, mutate::Change, permit::json_of},
 };
+
+/// The account that a key of the system acts on when nothing names one.
+pub const DEFAULT_ACCOUNT: &str = "default";
+
+/// The account that a request speaks of: the one it names, else the account of the call, else the
+/// default.
+///
+/// # Errors
+///
+/// When it is no id, or another account than that of the call.
+fn account_of(call: &Call, field: &str, named: &str) -> Result<String> {
+    call.check_account(field, named)?;
+    let own = call.account.as_deref().unwrap_or(DEFAULT_ACCOUNT);
+    call.account_id(field, if named.is_empty() { own } else { named }).map(str::to_owned)
+}
+
+/// Selects what an account owns as far as a call may see it: of all accounts, or of its own.
+macro_rules! owned_by_account {
+    ($table:ident) => {
+        fn rows_of(
+            call: &$crate::rpc::Call,
+        ) -> diesel::dsl::Filter<$table::table, $crate::filter::Condition<$table::table>> {
+            let within: $crate::filter::Condition<$table::table> =
+                match (&call.scope, &call.account) {
+                    ($crate::db::Scope::System, _) => {
+                        Box::new($table::account_id.eq($table::account_id))
+                    }
+                    (_, Some(account)) => Box::new($table::account_id.eq(account.clone())),
+                    (_, None) => Box::new($table::account_id.ne($table::account_id)),
+                };
+            diesel::QueryDsl::filter($table::table, within)
+        }
+    };
+}
+use owned_by_account;
+
+/// A list that was asked for.
+struct Listing {
+    page: Page,
+    terms: Vec<Term>,
+    order: Order,
+}
+
+impl Listing {
+    /// Reads a request for a list with these fields and orders.
+    fn read(
+        call: &Call,
+        asked: Asked<'_>,
+        fields: &'static [Field],
+        orders: &[&'static str],
+    ) -> Result<Self> {
+        let page = Page::read(call, asked)?;
+        let terms = filter::read(&page.filter, fields)?;
+        let order = filter::read_order(&page.order_by, orders)?;
+        Ok(Self { page, terms, order })
+    }
+
+    /// The parts of a place of rows that are told apart by account and id.
+    fn owner_and_id(&self) -> Result<Option<(String, String, String)>> {
+        let Some(place) = &self.page.after else {
+            return Ok(None);
+        };
+        let (account, id) = place.id.split_once('/').ok_or_else(|| self.page.misplaced())?;
+        Ok(Some((place.value.clone(), account.to_owned(), id.to_owned())))
+    }
+}
+
+/// A term of a filter for which a list has no condition: a bug of ours.
+fn no_condition(field: &str) -> Error {
+    Error::internal(format!("no condition for the field {field}"))
+}
+
+/// Records what happened to a record of the directory.
+async fn tell<M: Message + Name>(
+    change: &mut Change<'_>,
+    kind: &'static str,
+    account_id: Option<&str>,
+    resource_id: &str,
+    before: Option<&M>,
+    after: Option<&M>,
+) -> Result<()> {
+    let resource_type = kind.split_once('.').map_or(kind, |(resource, _)| resource);
+    change
+        .record(Event {
+            kind,
+            account_id,
+            tenant: None,
+            resource_type,
+            resource_id,
+            before: before.map(json_of),
+            after: after.map(json_of),
+        })
+        .await
+}
 
 /// What deleting a record means to which others still point.
 fn still_in_use(error: DieselError, kind: Kind, id: &str, by: &str) -> Error {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tonic::{Request, Response, Status};
 
-use super::{accounts, domains, environments};
+use super::{accounts, backends, domains, environments, products, resellers, templates};
 use crate::{
     error::{Error, Result, Violation},
     pb::{self, ErrorReason, directory_service_server::DirectoryService},
@@ -262,6 +262,327 @@ impl DirectoryService for Directory {
             .mutate(&call, &request, async |change: &mut Change<'_>| {
                 domains::delete(change, &domain_id, &request.etag).await?;
                 Ok(pb::DeleteDomainResponse {})
+            })
+            .await?;
+
+        Ok(Response::new(answer))
+    }
+
+    async fn create_reseller(
+        &self,
+        request: Request<pb::CreateResellerRequest>,
+    ) -> Result<Response<pb::CreateResellerResponse>, Status> {
+        let (call, request) = Call::of(request)?;
+
+        let answer = self
+            .0
+            .mutator
+            .mutate(&call, &request, async |change: &mut Change<'_>| {
+                let reseller = Some(resellers::create(change, &request).await?);
+                Ok(pb::CreateResellerResponse { reseller })
+            })
+            .await?;
+
+        Ok(Response::new(answer))
+    }
+
+    async fn get_reseller(
+        &self,
+        request: Request<pb::GetResellerRequest>,
+    ) -> Result<Response<pb::GetResellerResponse>, Status> {
+        let (call, request) = Call::of(request)?;
+
+        let found =
+            self.0.read(&call, async |conn| resellers::find(conn, &call, &request).await).await?;
+
+        Ok(Response::new(pb::GetResellerResponse { reseller: Some(found.into()) }))
+    }
+
+    async fn list_resellers(
+        &self,
+        request: Request<pb::ListResellersRequest>,
+    ) -> Result<Response<pb::ListResellersResponse>, Status> {
+        let (call, request) = Call::of(request)?;
+
+        let (found, next_page_token) =
+            self.0.read(&call, async |conn| resellers::list(conn, &call, &request).await).await?;
+
+        let resellers = found.into_iter().map(pb::Reseller::from).collect();
+        Ok(Response::new(pb::ListResellersResponse { resellers, next_page_token }))
+    }
+
+    async fn update_reseller(
+        &self,
+        request: Request<pb::UpdateResellerRequest>,
+    ) -> Result<Response<pb::UpdateResellerResponse>, Status> {
+        let (call, request) = Call::of(request)?;
+
+        let answer = self
+            .0
+            .mutator
+            .mutate(&call, &request, async |change: &mut Change<'_>| {
+                let reseller = Some(resellers::update(change, &request).await?);
+                Ok(pb::UpdateResellerResponse { reseller })
+            })
+            .await?;
+
+        Ok(Response::new(answer))
+    }
+
+    async fn delete_reseller(
+        &self,
+        request: Request<pb::DeleteResellerRequest>,
+    ) -> Result<Response<pb::DeleteResellerResponse>, Status> {
+        let (call, request) = Call::of(request)?;
+
+        let answer = self
+            .0
+            .mutator
+            .mutate(&call, &request, async |change: &mut Change<'_>| {
+                resellers::delete(change, &request).await?;
+                Ok(pb::DeleteResellerResponse {})
+            })
+            .await?;
+
+        Ok(Response::new(answer))
+    }
+
+    async fn create_backend(
+        &self,
+        request: Request<pb::CreateBackendRequest>,
+    ) -> Result<Response<pb::CreateBackendResponse>, Status> {
+        let (call, request) = Call::of(request)?;
+        let call = call.on_system("backends")?;
+
+        let answer = self
+            .0
+            .mutator
+            .mutate(&call, &request, async |change: &mut Change<'_>| {
+                let backend = Some(backends::create(change, &request).await?);
+                Ok(pb::CreateBackendResponse { backend })
+            })
+            .await?;
+
+        Ok(Response::new(answer))
+    }
+
+    async fn get_backend(
+        &self,
+        request: Request<pb::GetBackendRequest>,
+    ) -> Result<Response<pb::GetBackendResponse>, Status> {
+        let (call, request) = Call::of(request)?;
+        let call = call.on_system("backends")?;
+
+        let found = self.0.read(&call, async |conn| backends::find(conn, &request).await).await?;
+
+        Ok(Response::new(pb::GetBackendResponse { backend: Some(found.into()) }))
+    }
+
+    async fn list_backends(
+        &self,
+        request: Request<pb::ListBackendsRequest>,
+    ) -> Result<Response<pb::ListBackendsResponse>, Status> {
+        let (call, request) = Call::of(request)?;
+        let call = call.on_system("backends")?;
+
+        let (found, next_page_token) =
+            self.0.read(&call, async |conn| backends::list(conn, &call, &request).await).await?;
+
+        let backends = found.into_iter().map(pb::Backend::from).collect();
+        Ok(Response::new(pb::ListBackendsResponse { backends, next_page_token }))
+    }
+
+    async fn update_backend(
+        &self,
+        request: Request<pb::UpdateBackendRequest>,
+    ) -> Result<Response<pb::UpdateBackendResponse>, Status> {
+        let (call, request) = Call::of(request)?;
+        let call = call.on_system("backends")?;
+
+        let answer = self
+            .0
+            .mutator
+            .mutate(&call, &request, async |change: &mut Change<'_>| {
+                let backend = Some(backends::update(change, &request).await?);
+                Ok(pb::UpdateBackendResponse { backend })
+            })
+            .await?;
+
+        Ok(Response::new(answer))
+    }
+
+    async fn delete_backend(
+        &self,
+        request: Request<pb::DeleteBackendRequest>,
+    ) -> Result<Response<pb::DeleteBackendResponse>, Status> {
+        let (call, request) = Call::of(request)?;
+        let call = call.on_system("backends")?;
+
+        let answer = self
+            .0
+            .mutator
+            .mutate(&call, &request, async |change: &mut Change<'_>| {
+                backends::delete(change, &request).await?;
+                Ok(pb::DeleteBackendResponse {})
+            })
+            .await?;
+
+        Ok(Response::new(answer))
+    }
+
+    async fn create_product(
+        &self,
+        request: Request<pb::CreateProductRequest>,
+    ) -> Result<Response<pb::CreateProductResponse>, Status> {
+        let (call, request) = Call::of(request)?;
+
+        let answer = self
+            .0
+            .mutator
+            .mutate(&call, &request, async |change: &mut Change<'_>| {
+                let product = Some(products::create(change, &request).await?);
+                Ok(pb::CreateProductResponse { product })
+            })
+            .await?;
+
+        Ok(Response::new(answer))
+    }
+
+    async fn get_product(
+        &self,
+        request: Request<pb::GetProductRequest>,
+    ) -> Result<Response<pb::GetProductResponse>, Status> {
+        let (call, request) = Call::of(request)?;
+
+        let found =
+            self.0.read(&call, async |conn| products::find(conn, &call, &request).await).await?;
+
+        Ok(Response::new(pb::GetProductResponse { product: Some(found.into()) }))
+    }
+
+    async fn list_products(
+        &self,
+        request: Request<pb::ListProductsRequest>,
+    ) -> Result<Response<pb::ListProductsResponse>, Status> {
+        let (call, request) = Call::of(request)?;
+
+        let (found, next_page_token) =
+            self.0.read(&call, async |conn| products::list(conn, &call, &request).await).await?;
+
+        let products = found.into_iter().map(pb::Product::from).collect();
+        Ok(Response::new(pb::ListProductsResponse { products, next_page_token }))
+    }
+
+    async fn update_product(
+        &self,
+        request: Request<pb::UpdateProductRequest>,
+    ) -> Result<Response<pb::UpdateProductResponse>, Status> {
+        let (call, request) = Call::of(request)?;
+
+        let answer = self
+            .0
+            .mutator
+            .mutate(&call, &request, async |change: &mut Change<'_>| {
+                let product = Some(products::update(change, &request).await?);
+                Ok(pb::UpdateProductResponse { product })
+            })
+            .await?;
+
+        Ok(Response::new(answer))
+    }
+
+    async fn delete_product(
+        &self,
+        request: Request<pb::DeleteProductRequest>,
+    ) -> Result<Response<pb::DeleteProductResponse>, Status> {
+        let (call, request) = Call::of(request)?;
+
+        let answer = self
+            .0
+            .mutator
+            .mutate(&call, &request, async |change: &mut Change<'_>| {
+                products::delete(change, &request).await?;
+                Ok(pb::DeleteProductResponse {})
+            })
+            .await?;
+
+        Ok(Response::new(answer))
+    }
+
+    async fn create_tenant_template(
+        &self,
+        request: Request<pb::CreateTenantTemplateRequest>,
+    ) -> Result<Response<pb::CreateTenantTemplateResponse>, Status> {
+        let (call, request) = Call::of(request)?;
+
+        let answer = self
+            .0
+            .mutator
+            .mutate(&call, &request, async |change: &mut Change<'_>| {
+                let tenant_template = Some(templates::create(change, &request).await?);
+                Ok(pb::CreateTenantTemplateResponse { tenant_template })
+            })
+            .await?;
+
+        Ok(Response::new(answer))
+    }
+
+    async fn get_tenant_template(
+        &self,
+        request: Request<pb::GetTenantTemplateRequest>,
+    ) -> Result<Response<pb::GetTenantTemplateResponse>, Status> {
+        let (call, request) = Call::of(request)?;
+
+        let found =
+            self.0.read(&call, async |conn| templates::find(conn, &call, &request).await).await?;
+
+        Ok(Response::new(pb::GetTenantTemplateResponse { tenant_template: Some(found) }))
+    }
+
+    async fn list_tenant_templates(
+        &self,
+        request: Request<pb::ListTenantTemplatesRequest>,
+    ) -> Result<Response<pb::ListTenantTemplatesResponse>, Status> {
+        let (call, request) = Call::of(request)?;
+
+        let (found, next_page_token) =
+            self.0.read(&call, async |conn| templates::list(conn, &call, &request).await).await?;
+
+        let tenant_templates =
+            found.into_iter().map(pb::TenantTemplate::try_from).collect::<Result<_>>()?;
+        Ok(Response::new(pb::ListTenantTemplatesResponse { tenant_templates, next_page_token }))
+    }
+
+    async fn update_tenant_template(
+        &self,
+        request: Request<pb::UpdateTenantTemplateRequest>,
+    ) -> Result<Response<pb::UpdateTenantTemplateResponse>, Status> {
+        let (call, request) = Call::of(request)?;
+
+        let answer = self
+            .0
+            .mutator
+            .mutate(&call, &request, async |change: &mut Change<'_>| {
+                let tenant_template = Some(templates::update(change, &request).await?);
+                Ok(pb::UpdateTenantTemplateResponse { tenant_template })
+            })
+            .await?;
+
+        Ok(Response::new(answer))
+    }
+
+    async fn delete_tenant_template(
+        &self,
+        request: Request<pb::DeleteTenantTemplateRequest>,
+    ) -> Result<Response<pb::DeleteTenantTemplateResponse>, Status> {
+        let (call, request) = Call::of(request)?;
+
+        let answer = self
+            .0
+            .mutator
+            .mutate(&call, &request, async |change: &mut Change<'_>| {
+                templates::delete(change, &request).await?;
+                Ok(pb::DeleteTenantTemplateResponse {})
             })
             .await?;
 

@@ -179,6 +179,10 @@ impl Keys {
             directory::environments::find(change.conn(), environment).await?;
         }
 
+        if let (Some(reseller), Some(account)) = (&new.reseller_id, owner.account()) {
+            directory::resellers::require(change.conn(), account, reseller).await?;
+        }
+
         let master = &self.0.master;
         let secret = KeySecret::generate();
         let version = master.current_version();

@@ -4,7 +4,10 @@ use std::{collections::HashMap, sync::LazyLock};
 
 use prost_reflect::{DescriptorPool, MethodDescriptor, ReflectMessage as _};
 
-use crate::pb;
+use crate::{
+    error::{Error, Result},
+    pb,
+};
 
 /// The descriptors of everything this crate serves, as reflection hands them out.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
@@ -82,6 +85,22 @@ pub(crate) fn json_of<M: prost::Message + prost::Name>(message: &M) -> serde_jso
     dynamic
         .serialize_with_options(serde_json::value::Serializer, &options)
         .expect("every message of this crate has a JSON form")
+}
+
+/// The message that [`json_of`] made this of.
+///
+/// # Errors
+///
+/// [`Error::Internal`] for JSON of anything else.
+pub(crate) fn message_of<M: prost::Message + prost::Name + Default>(
+    json: serde_json::Value,
+) -> Result<M> {
+    let descriptor =
+        POOL.get_message_by_name(&M::full_name()).expect("every message is in the pool");
+    prost_reflect::DynamicMessage::deserialize(descriptor, json)
+        .map_err(Error::internal)?
+        .transcode_to()
+        .map_err(Error::internal)
 }
 
 #[cfg(test)]

@@ -31,9 +31,6 @@ use crate::{
     wire::reference,
 };
 
-/// The account that a key of the system acts on when nothing names one.
-pub const DEFAULT_ACCOUNT: &str = "default";
-
 /// Serves `TenantService`.
 pub struct Tenants(pub Arc<Shared>);
 
@@ -474,7 +471,8 @@ impl Tenants {
         if let Some(account) = &change.call.account {
             return Ok(account.clone());
         }
-        let account = if new.account_id.is_empty() { DEFAULT_ACCOUNT } else { &new.account_id };
+        let account =
+            if new.account_id.is_empty() { directory::DEFAULT_ACCOUNT } else { &new.account_id };
         directory::accounts::require(change.conn(), account).await?;
         Ok(account.to_owned())
     }

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
-use prost_types::{Struct, value::Kind as JsonKind};
 use serde_json::{Map, Value};
 
 use super::model::{
@@ -14,7 +13,9 @@ use crate::{
     error::{Error, Result},
     pb::{self, ErrorReason},
     rpc::mutate::etag,
-    wire::{Fields, dns_name, email, id, prose, request_id, text, timestamp},
+    wire::{
+        Fields, dns_name, email, id, prose, read_json, request_id, struct_of_json, text, timestamp,
+    },
 };
 
 const NAME_MAX: usize = 80;
@@ -22,9 +23,6 @@ const DESCRIPTION_MAX: usize = 1_000;
 const TAG_MAX: usize = 80;
 const HOSTNAME_MAX: usize = 253;
 const DOMAIN_MAX: usize = 80;
-const PROFILE_BYTES_MAX: usize = 64 * 1024;
-/// A deeper profile is no profile; recursion must end somewhere.
-const PROFILE_DEPTH_MAX: usize = 32;
 const LABELS_MAX: usize = 64;
 const EXTERNAL_IDS_MAX: usize = 16;
 
@@ -175,7 +173,7 @@ impl Parts {
         let contact = read_contact(pb.contact.as_ref().unwrap_or(&pb::Contact::default()), fields);
         let address = read_address(pb.address.as_ref().unwrap_or(&pb::Address::default()), fields);
         let external_ids = fields.take("tenant.external_ids", read_external_ids(&pb.external_ids));
-        let profile = fields.take("tenant.profile", read_profile(pb.profile.as_ref()));
+        let profile = fields.take("tenant.profile", read_json(pb.profile.as_ref()));
         let labels = fields.take("tenant.labels", read_labels(&pb.labels));
         Some(Self {
             description: description?,
@@ -190,6 +188,70 @@ impl Parts {
             labels: labels?,
         })
     }
+}
+
+/// What of a tenant a template may give: what is neither its identity nor its place (2-18).
+fn only_defaults(pb: &pb::Tenant) -> pb::Tenant {
+    pb::Tenant {
+        description: pb.description.clone(),
+        tag: pb.tag.clone(),
+        service_line: pb.service_line,
+        contract_mode: pb.contract_mode,
+        default_domain: pb.default_domain.clone(),
+        support_email: pb.support_email.clone(),
+        contact: pb.contact.clone(),
+        address: pb.address.clone(),
+        external_ids: pb.external_ids.clone(),
+        use_tenant_languages: pb.use_tenant_languages,
+        profile: pb.profile.clone(),
+        labels: pb.labels.clone(),
+        ..Default::default()
+    }
+}
+
+/// Checks the defaults of a template, which a message names by `prefix`.
+pub(crate) fn check_defaults(pb: &pb::Tenant, prefix: &str, fields: &mut Fields) {
+    if only_defaults(pb) != *pb {
+        fields.refuse(
+            prefix,
+            "sets more than a template may: description, tag, service_line, contract_mode, \
+             default_domain, support_email, contact, address, external_ids, use_tenant_languages, \
+             profile and labels",
+        );
+    }
+    let mut within = Fields::default();
+    within.take("tenant.service_line", read_line(pb.service_line));
+    within.take("tenant.contract_mode", read_mode(pb.contract_mode));
+    let _ = Parts::read(pb, &mut within);
+    fields.absorb(within, "tenant", prefix);
+}
+
+/// A new tenant with what a template gives it where the request leaves it out (2-18). A map of the
+/// template is given whole, or not at all.
+pub(crate) fn with_defaults(pb: &pb::Tenant, defaults: pb::Tenant) -> pb::Tenant {
+    let mut tenant = pb.clone();
+    let default = defaults;
+    tenant.description = tenant.description.or(default.description);
+    tenant.tag = tenant.tag.or(default.tag);
+    tenant.default_domain = tenant.default_domain.or(default.default_domain);
+    tenant.support_email = tenant.support_email.or(default.support_email);
+    tenant.contact = tenant.contact.or(default.contact);
+    tenant.address = tenant.address.or(default.address);
+    tenant.use_tenant_languages = tenant.use_tenant_languages.or(default.use_tenant_languages);
+    tenant.profile = tenant.profile.or(default.profile);
+    if tenant.service_line == 0 {
+        tenant.service_line = default.service_line;
+    }
+    if tenant.contract_mode == 0 {
+        tenant.contract_mode = default.contract_mode;
+    }
+    if tenant.external_ids.is_empty() {
+        tenant.external_ids = default.external_ids;
+    }
+    if tenant.labels.is_empty() {
+        tenant.labels = default.labels;
+    }
+    tenant
 }
 
 /// What a caller wants changed, read and checked; applied to the stored tenant later.
@@ -660,72 +722,6 @@ fn read_labels(labels: &BTreeMap<String, String>) -> Result<Value, String> {
     Ok(Value::Object(read))
 }
 
-fn read_profile(profile: Option<&Struct>) -> Result<Option<Value>, String> {
-    let Some(profile) = profile else {
-        return Ok(None);
-    };
-    let value = json_of_struct(profile, PROFILE_DEPTH_MAX)?;
-    let bytes = value.to_string().len();
-    if bytes > PROFILE_BYTES_MAX {
-        return Err(format!("has {bytes} bytes, of which at most {PROFILE_BYTES_MAX} are allowed"));
-    }
-    Ok(Some(value))
-}
-
-fn json_of_struct(object: &Struct, depth: usize) -> Result<Value, String> {
-    let entry = |(key, value): (&String, &prost_types::Value)| {
-        if key.contains('\0') {
-            return Err("holds a NUL in a key".to_owned());
-        }
-        Ok((key.clone(), json_of_value(value, depth)?))
-    };
-    object.fields.iter().map(entry).collect::<Result<Map<_, _>, _>>().map(Value::Object)
-}
-
-fn json_of_value(value: &prost_types::Value, depth: usize) -> Result<Value, String> {
-    let depth = depth
-        .checked_sub(1)
-        .ok_or_else(|| format!("is nested more than {PROFILE_DEPTH_MAX} levels deep"))?;
-    Ok(match &value.kind {
-        None | Some(JsonKind::NullValue(_)) => Value::Null,
-        Some(JsonKind::BoolValue(value)) => Value::Bool(*value),
-        Some(JsonKind::NumberValue(value)) => serde_json::Number::from_f64(*value)
-            .map(Value::Number)
-            .ok_or("holds a number that is not finite")?,
-        Some(JsonKind::StringValue(value)) if value.contains('\0') => {
-            return Err("holds a NUL".to_owned());
-        }
-        Some(JsonKind::StringValue(value)) => Value::String(value.clone()),
-        Some(JsonKind::StructValue(object)) => json_of_struct(object, depth)?,
-        Some(JsonKind::ListValue(list)) => list
-            .values
-            .iter()
-            .map(|value| json_of_value(value, depth))
-            .collect::<Result<Vec<_>, _>>()
-            .map(Value::Array)?,
-    })
-}
-
-fn struct_of_json(object: Map<String, Value>) -> Struct {
-    let fields = object.into_iter().map(|(key, value)| (key, value_of_json(value))).collect();
-    Struct { fields }
-}
-
-fn value_of_json(value: Value) -> prost_types::Value {
-    let kind = match value {
-        Value::Null => JsonKind::NullValue(0),
-        Value::Bool(value) => JsonKind::BoolValue(value),
-        // Numbers came in as doubles, so they are.
-        Value::Number(value) => JsonKind::NumberValue(value.as_f64().unwrap_or_default()),
-        Value::String(value) => JsonKind::StringValue(value),
-        Value::Array(values) => JsonKind::ListValue(prost_types::ListValue {
-            values: values.into_iter().map(value_of_json).collect(),
-        }),
-        Value::Object(object) => JsonKind::StructValue(struct_of_json(object)),
-    };
-    prost_types::Value { kind: Some(kind) }
-}
-
 impl From<TenantRecord> for pb::Tenant {
     fn from(record: TenantRecord) -> Self {
         let TenantRecord { tenant, parent_tenant_id, external_ids, lock_above, as_of } = record;
@@ -773,10 +769,7 @@ impl From<TenantRecord> for pb::Tenant {
                 .collect(),
             _ => BTreeMap::new(),
         };
-        let profile = match profile {
-            Some(Value::Object(profile)) => Some(struct_of_json(profile)),
-            _ => None,
-        };
+        let profile = profile.and_then(struct_of_json);
         let (lock, effective_lock) = locks(lock, lock_above, as_of);
         let delete_time = history.delete_time.filter(|_| state == TenantState::Deleted);
         Self {

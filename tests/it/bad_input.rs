@@ -24,6 +24,20 @@ fn good_request(method: &MethodDescriptor) -> DynamicMessage {
         "GetTenant" | "DeleteTenant" | "UndeleteTenant" | "ApproveTenant" | "UnlockTenant"
         | "MoveTenant" | "PromoteTenant" => r#"{"tenant_id": "foo"}"#,
         "RejectTenant" => r#"{"tenant_id": "foo", "reason": "doubtful"}"#,
+        "CreateReseller" | "UpdateReseller" => r#"{"reseller": {"reseller_id": "north"}}"#,
+        "DeleteReseller" => r#"{"reseller_id": "north"}"#,
+        "CreateBackend" | "UpdateBackend" => {
+            r#"{"backend": {"backend_id": "one", "external_name": "One"}}"#
+        }
+        "DeleteBackend" => r#"{"backend_id": "one"}"#,
+        "CreateProduct" | "UpdateProduct" => {
+            r#"{"product": {"product_code": "PHONE", "name": "Phones"}}"#
+        }
+        "DeleteProduct" => r#"{"product_code": "PHONE"}"#,
+        "CreateTenantTemplate" | "UpdateTenantTemplate" => {
+            r#"{"tenant_template": {"template_id": "gold"}}"#
+        }
+        "DeleteTenantTemplate" => r#"{"template_id": "gold"}"#,
         "UpdateIpAllowlist" => r#"{"enabled": false}"#,
         "TestIpAllowlist" => r#"{"ip": "192.0.2.1"}"#,
         "LockTenant" => r#"{"tenant_id": "foo", "mode": "LOCK_MODE_FULL", "reason": "unpaid"}"#,
@@ -141,14 +155,19 @@ async fn no_text_in_any_field_of_any_request_breaks_anything() {
                     tried += 1;
                     let shown: String = text.chars().take(8).collect();
                     let what = format!("{} {name} {shown:?}", method.name());
+                    let mut parts = way.iter().map(FieldDescriptor::name);
+                    let is_taken = method.name() == "LookupTenant"
+                        || parts.any(|part| TAKEN_AS_IT_IS.contains(&part));
                     match answer {
                         Err(status) if status.code() == Code::InvalidArgument => {
                             assert!(status.message().len() < 2_000, "{what}: a short message");
                             let named = fields(&status);
-                            if !named.iter().any(|field| {
+                            // Its neighbours in a list of messages are empty, hence refused too.
+                            let is_named = named.iter().any(|field| {
                                 let field = field.replace("[0]", "");
                                 name.starts_with(&field) || field.starts_with(&name)
-                            }) {
+                            });
+                            if !is_named && !is_taken {
                                 wrong.insert(what, format!("{named:?}"));
                             }
                         }
@@ -157,9 +176,6 @@ async fn no_text_in_any_field_of_any_request_breaks_anything() {
                             let is_expected = told == "OK"
                                 || told.starts_with("NotFound")
                                 || told == "Aborted ETAG_MISMATCH";
-                            let mut parts = way.iter().map(FieldDescriptor::name);
-                            let is_taken = method.name() == "LookupTenant"
-                                || parts.any(|part| TAKEN_AS_IT_IS.contains(&part));
                             if !is_expected || !is_taken {
                                 wrong.insert(what, told);
                             }

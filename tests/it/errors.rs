@@ -156,6 +156,31 @@ async fn refusals(app: &App) -> Vec<(&'static str, Status)> {
     of_foo.call("UpdateIpAllowlist", allowlist).await.unwrap();
     add("IP_NOT_ALLOWED", own.get("").await.unwrap_err());
     of_foo.call("UpdateIpAllowlist", json!({"enabled": false})).await.unwrap();
+    for (kind, record) in [
+        ("Reseller", json!({"reseller_id": "north"})),
+        ("Backend", json!({"backend_id": "north", "external_name": "North"})),
+        ("Product", json!({"product_code": "NORTH", "name": "North"})),
+        ("TenantTemplate", json!({"template_id": "north"})),
+    ] {
+        let name = kind.replace("TenantT", "tenant_t").to_lowercase();
+        let id = ["reseller_id", "backend_id", "product_code", "template_id"]
+            .into_iter()
+            .find(|id| record.get(id).is_some())
+            .unwrap();
+        let get = format!("Get{kind}");
+        let missing = root.call(&get, json!({ id: record[id] })).await.unwrap_err();
+        let new = json!({ name: record });
+        root.call(&format!("Create{kind}"), new.clone()).await.unwrap();
+        let taken = root.call(&format!("Create{kind}"), new).await.unwrap_err();
+        let (not_found, exists) = match kind {
+            "Reseller" => ("RESELLER_NOT_FOUND", "RESELLER_ALREADY_EXISTS"),
+            "Backend" => ("BACKEND_NOT_FOUND", "BACKEND_ALREADY_EXISTS"),
+            "Product" => ("PRODUCT_OR_PACKAGE_UNKNOWN", "PRODUCT_ALREADY_EXISTS"),
+            _ => ("TEMPLATE_NOT_FOUND", "TEMPLATE_ALREADY_EXISTS"),
+        };
+        add(not_found, missing);
+        add(exists, taken);
+    }
     root.create(pb::Tenant { protected: Some(true), ..tenant("protected") }).await.unwrap();
     let admin =
         app.as_key(&root.with("x-account-id", "default").create_key(&["account-admin"]).await);
@@ -192,6 +217,7 @@ async fn every_reason_is_produced_with_its_code_and_all_that_errors_carry() {
     let code_of = |reason: &str| match reason {
         "CREDENTIAL_INVALID" => "Unauthenticated",
         "PERMISSION_MISSING" | "TENANT_MISMATCH" | "IP_NOT_ALLOWED" => "PermissionDenied",
+        "PRODUCT_OR_PACKAGE_UNKNOWN" => "NotFound",
         reason if reason.ends_with("_NOT_FOUND") => "NotFound",
         reason if reason.ends_with("_ALREADY_EXISTS") => "AlreadyExists",
         reason if reason.starts_with("INVALID_") && reason != "INVALID_STATE_TRANSITION" => {
@@ -210,6 +236,8 @@ async fn every_reason_is_produced_with_its_code_and_all_that_errors_carry() {
         ("CANNOT_DELETE_SELF", "462"),
         ("KEY_NOT_FOUND", "473"),
         ("RECORD_PROTECTED", "500"),
+        ("PRODUCT_OR_PACKAGE_UNKNOWN", "460"),
+        ("RESELLER_ALREADY_EXISTS", "11"),
         ("ENVIRONMENT_NOT_FOUND", "501"),
     ]
     .into();

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use prost_reflect::{DynamicMessage, MethodDescriptor, prost::Message as _};
+use serde_json::json;
 use tenantry::{pb, rpc::permit::POOL};
 use tonic::Status;
 
@@ -56,6 +57,10 @@ async fn world() -> World {
     ] {
         let key = root.with("x-tenant-id", tenant).create_key(&[role]).await;
         strangers.insert(kind, app.as_key(&key));
+    }
+    let north = json!({"reseller": {"reseller_id": "north"}});
+    for account in ["ours", "theirs"] {
+        root.with("x-account-id", account).call("CreateReseller", north.clone()).await.unwrap();
     }
     let reseller = pb::ApiKey {
         roles: vec!["reseller".into()],
@@ -136,8 +141,39 @@ fn attacks(world: &World, method: &MethodDescriptor) -> Vec<String> {
         "GetAccount" | "DeleteAccount" => named(r#"{"account_id": "theirs"}"#),
         "UpdateAccount" => named(r#"{"account": {"account_id": "theirs", "name": "owned"}}"#),
         "CreateAccount" => named(r#"{"account": {"account_id": "new", "name": "New"}}"#),
-        "ListAccounts" | "ListDomains" | "ListApiKeys" => {
+        "ListAccounts"
+        | "ListDomains"
+        | "ListApiKeys"
+        | "ListResellers"
+        | "ListBackends"
+        | "ListProducts"
+        | "ListTenantTemplates" => {
             vec!["{}".into(), r#"{"filter": "NOT create_time < \"2000-01-01T00:00:00Z\""}"#.into()]
+        }
+        "CreateReseller" => {
+            named(r#"{"reseller": {"reseller_id": "new", "account_id": "theirs"}}"#)
+        }
+        "UpdateReseller" => named(
+            r#"{"reseller": {"reseller_id": "north", "account_id": "theirs", "external_name": "x"}}"#,
+        ),
+        "GetReseller" | "DeleteReseller" => {
+            named(r#"{"reseller_id": "north", "account_id": "theirs"}"#)
+        }
+        "CreateBackend" | "UpdateBackend" => {
+            named(r#"{"backend": {"backend_id": "one", "external_name": "x"}}"#)
+        }
+        "GetBackend" | "DeleteBackend" => named(r#"{"backend_id": "one"}"#),
+        "CreateProduct" | "UpdateProduct" => {
+            named(r#"{"product": {"product_code": "PHONE", "name": "x", "account_id": "theirs"}}"#)
+        }
+        "GetProduct" | "DeleteProduct" => {
+            named(r#"{"product_code": "PHONE", "account_id": "theirs"}"#)
+        }
+        "CreateTenantTemplate" | "UpdateTenantTemplate" => {
+            named(r#"{"tenant_template": {"template_id": "gold", "account_id": "theirs"}}"#)
+        }
+        "GetTenantTemplate" | "DeleteTenantTemplate" => {
+            named(r#"{"template_id": "gold", "account_id": "theirs"}"#)
         }
         "GetDomain" | "DeleteDomain" => named(r#"{"domain_id": "theirs.example.com"}"#),
         "CreateDomain" => named(r#"{"domain": {"domain_id": "new.example.com"}}"#),

@@ -118,6 +118,11 @@ async fn a_resellers_key_sees_the_tenants_of_its_reseller() {
     let root = app.as_root();
     root.create(tenant("sold")).await.unwrap();
     root.create(tenant("own")).await.unwrap();
+    let key = pb::ApiKey { reseller_id: "north".into(), ..with_roles(&["reseller"]) };
+    let unknown = create(&root.with("x-account-id", "default"), key).await.unwrap_err();
+    assert_eq!(told(&unknown), "NotFound RESELLER_NOT_FOUND");
+    root.call("CreateReseller", json!({"reseller": {"reseller_id": "north"}})).await.unwrap();
+    root.call("CreateReseller", json!({"reseller": {"reseller_id": "south"}})).await.unwrap();
     let assign = "update tenants set reseller_id = 'north' where tenant_id = 'sold'";
     diesel_async::SimpleAsyncConnection::batch_execute(&mut app.superuser().await, assign)
         .await
@@ -128,6 +133,9 @@ async fn a_resellers_key_sees_the_tenants_of_its_reseller() {
     let reseller = app.as_key(&secret);
 
     assert_eq!(reseller.list("", "").await.unwrap(), ["sold"]);
+    let in_use = json!({"reseller_id": "north"});
+    let in_use = root.call("DeleteReseller", in_use).await.unwrap_err();
+    assert_eq!(told(&in_use), "FailedPrecondition RECORD_IN_USE");
     assert_eq!(told(&reseller.get("own").await.unwrap_err()), "NotFound TENANT_NOT_FOUND");
 }
 

@@ -11,6 +11,7 @@
 mod allowlist;
 mod app;
 mod bad_input;
+mod catalog;
 mod contract;
 mod crash;
 mod database_tls;

@@ -544,6 +544,63 @@ async fn change_by(method: &str, root: &Caller, own: &Caller, id: &str) -> &'sta
             root.keys().revoke_api_key(request).await.unwrap();
             "api_key.revoked"
         }
+        "CreateReseller"
+        | "UpdateReseller"
+        | "DeleteReseller"
+        | "CreateBackend"
+        | "UpdateBackend"
+        | "DeleteBackend"
+        | "CreateProduct"
+        | "UpdateProduct"
+        | "DeleteProduct"
+        | "CreateTenantTemplate"
+        | "UpdateTenantTemplate"
+        | "DeleteTenantTemplate" => {
+            let (verb, kind) = method.split_at(6);
+            let code = id.replace('-', "");
+            let (record, key, id, new, changed) = match kind {
+                "Reseller" => {
+                    ("reseller", "reseller_id", id, json!({}), json!({"external_name": "n"}))
+                }
+                "Backend" => (
+                    "backend",
+                    "backend_id",
+                    id,
+                    json!({"external_name": id}),
+                    json!({"external_name": format!("{id} two")}),
+                ),
+                "Product" => (
+                    "product",
+                    "product_code",
+                    &*code,
+                    json!({"name": "one"}),
+                    json!({"name": "two"}),
+                ),
+                _ => (
+                    "tenant_template",
+                    "template_id",
+                    id,
+                    json!({}),
+                    json!({"defaults": {"tag": "gold"}}),
+                ),
+            };
+            let with_id = |mut more: serde_json::Value| {
+                more[key] = id.into();
+                json!({ record: more })
+            };
+            root.call(&format!("Create{kind}"), with_id(new)).await.unwrap();
+            match verb {
+                "Update" => {
+                    root.call(method, with_id(changed)).await.unwrap();
+                }
+                "Delete" => {
+                    root.call(method, json!({ key: id })).await.unwrap();
+                }
+                _ => {}
+            }
+            let past = format!("{record}.{}d", verb.to_lowercase());
+            Box::leak(past.into_boxed_str())
+        }
         unknown => panic!("say which event {unknown} tells"),
     }
 }

@@ -9,6 +9,7 @@ use diesel::{
     sql_types::{BigInt, Text},
 };
 use diesel_async::{AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection as _};
+use serde_json::json;
 use tenantry::{
     db::{Role, Scope, Transaction},
     error::Error,
@@ -76,6 +77,8 @@ impl World {
             };
             admin.create(low).await.unwrap();
             admin.create(tenant(&format!("{account}-sold"))).await.unwrap();
+            let reseller = json!({"reseller": {"reseller_id": "north"}});
+            admin.call("CreateReseller", reseller).await.unwrap();
             for id in ["high", "low", "sold"] {
                 let id = format!("{account}-{id}");
                 app.as_root().with("x-tenant-id", &id).create_key(&["tenant-admin"]).await;
@@ -482,14 +485,19 @@ async fn each_role_has_the_rights_of_its_job_and_no_others() {
             "service account_ip_allowlists insert select update",
             "service accounts delete insert select update",
             "service api_keys insert select update",
+            "service backends delete insert select update",
             "service domains delete insert select",
             "service environments delete insert select update",
             "service events insert",
             "service idempotency_records insert select update",
             "service master_key_checks insert select",
+            "service product_packages delete insert select update",
+            "service products delete insert select update",
+            "service resellers delete insert select update",
             "service tenant_directory delete insert select",
             "service tenant_external_ids delete insert select update",
             "service tenant_ip_allowlists insert select update",
+            "service tenant_templates delete insert select update",
             "service tenants insert select",
             "verifier account_ip_allowlists(account_id,enabled,rules) select",
             "verifier api_keys(account_id,digest,environment,expire_time,master_key_version,number,\

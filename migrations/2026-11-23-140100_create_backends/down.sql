@@ -1,0 +1,2 @@
+alter table tenants drop column backend_id;
+drop table backends;

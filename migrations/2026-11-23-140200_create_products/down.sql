@@ -1,0 +1,2 @@
+drop table product_packages;
+drop table products;
