@@ -197,6 +197,8 @@ pub enum Kind {
     Product,
     /// A template for tenants.
     TenantTemplate,
+    /// A group of a tenant.
+    Group,
 }
 
 impl Kind {
@@ -213,6 +215,7 @@ impl Kind {
             Self::Backend => "backend",
             Self::Product => "product or package",
             Self::TenantTemplate => "tenant template",
+            Self::Group => "group",
         }
     }
 
@@ -230,6 +233,7 @@ impl Kind {
             Self::Product => ": ListProducts shows those there are, with their packages",
             Self::TenantTemplate => ": ListTenantTemplates shows those there are",
             Self::Tenant | Self::ApiKey | Self::IpAllowlist => "",
+            Self::Group => ": ListGroups shows those of the tenant of the call",
         }
     }
 
@@ -247,6 +251,7 @@ impl Kind {
             Self::Backend => ErrorReason::BackendNotFound,
             Self::Product => ErrorReason::ProductOrPackageUnknown,
             Self::TenantTemplate => ErrorReason::TemplateNotFound,
+            Self::Group => ErrorReason::GroupNotFound,
         }
     }
 
@@ -256,6 +261,7 @@ impl Kind {
             Self::Account => ErrorReason::AccountAlreadyExists,
             Self::Environment => ErrorReason::EnvironmentAlreadyExists,
             Self::Domain => ErrorReason::DomainAlreadyExists,
+            Self::Group => ErrorReason::GroupAlreadyExists,
             // Keys have generated ids; two cannot meet.
             Self::ApiKey | Self::IpAllowlist => ErrorReason::Internal,
             Self::Reseller => ErrorReason::ResellerAlreadyExists,

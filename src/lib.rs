@@ -2,7 +2,7 @@
 //!
 //! The way in is [`start`], which finds or makes what serving needs; [`server`] is the stack that every
 //! call goes through, [`rpc`] the corridor that it walks, and behind it lie the rooms: [`tenants`],
-//! [`directory`], [`keys`] and [`events`]. `ARCHITECTURE.md` shows them on a map.
+//! [`groups`], [`directory`], [`keys`] and [`events`]. `ARCHITECTURE.md` shows them on a map.
 
 pub mod allowlist;
 pub mod cli;
@@ -14,6 +14,7 @@ pub mod edge;
 pub mod error;
 pub mod events;
 pub mod filter;
+pub mod groups;
 pub mod keys;
 pub mod page;
 pub mod rpc;

@@ -244,6 +244,41 @@ diesel::table! {
 }
 
 diesel::table! {
+    /// The groups of users within a tenant, each of exactly one (2-32).
+    tenant_groups (tenant_uid, group_id) {
+        tenant_uid -> Uuid,
+        /// Given or generated, immutable; unique within the tenant.
+        group_id -> Text,
+        name -> Text,
+        /// Null: no limit.
+        user_limit -> Nullable<Int4>,
+        user_count -> Int4,
+        /// Null where none.
+        default_domain -> Nullable<Text>,
+        cli_name -> Text,
+        cli_phone_number -> Text,
+        location_dialing_code -> Text,
+        /// A name of the IANA time zone database, or empty.
+        time_zone -> Text,
+        contact_name -> Text,
+        contact_phone_number -> Text,
+        contact_email -> Text,
+        address_street_address -> Text,
+        address_extended_address -> Text,
+        address_locality -> Text,
+        address_region -> Text,
+        address_post_code -> Text,
+        address_country -> Text,
+        /// Null where none; a reseller sees the groups with its own.
+        reseller_id -> Nullable<Text>,
+        create_time -> Timestamptz,
+        update_time -> Timestamptz,
+        /// Counts the changes of the row; the etag is made from it.
+        version -> Int8,
+    }
+}
+
+diesel::table! {
     /// From where the API keys of a tenant work (4-10); no row: from anywhere.
     tenant_ip_allowlists (tenant_uid) {
         tenant_uid -> Uuid,
@@ -363,6 +398,8 @@ diesel::joinable!(api_keys -> tenants (tenant_uid));
 diesel::joinable!(products -> accounts (account_id));
 diesel::joinable!(resellers -> accounts (account_id));
 diesel::joinable!(tenant_external_ids -> tenants (tenant_uid));
+diesel::joinable!(tenant_groups -> domains (default_domain));
+diesel::joinable!(tenant_groups -> tenants (tenant_uid));
 diesel::joinable!(tenant_ip_allowlists -> tenants (tenant_uid));
 diesel::joinable!(tenant_templates -> accounts (account_id));
 diesel::joinable!(tenants -> accounts (account_id));
@@ -384,6 +421,7 @@ diesel::allow_tables_to_appear_in_same_query!(
     resellers,
     tenant_directory,
     tenant_external_ids,
+    tenant_groups,
     tenant_ip_allowlists,
     tenant_templates,
     tenants,

@@ -96,7 +96,7 @@ pub(super) async fn delete(
     let rows = diesel::delete(domains::table.filter(domains::domain_id.eq(&domain.domain_id)))
         .execute(change.conn())
         .await
-        .map_err(|error| still_in_use(error, Kind::Domain, domain_id, "tenants"))?;
+        .map_err(|error| still_in_use(error, Kind::Domain, domain_id, "tenants or groups"))?;
     if rows == 0 {
         return Err(Error::not_found(Kind::Domain, domain_id));
     }

@@ -593,7 +593,7 @@ impl DirectoryService for Directory {
 /// What an update mask names of the fields that can be changed; an empty mask names those present.
 /// `fixed` are the id, which names the record, and the fields that only the service writes: a mask may
 /// name them, to no effect.
-pub(super) fn masked(
+pub fn masked(
     mask: Option<&prost_types::FieldMask>,
     fields: &[(&'static str, bool)],
     fixed: &[&str],

@@ -17,8 +17,9 @@ use uuid::Uuid;
 
 use crate::{
     db::Scope,
-    error::{Error, Result},
+    error::{Error, Result, Violation},
     keys::{model::KeyScope, roles::Role},
+    pb::ErrorReason,
     wire,
 };
 
@@ -128,6 +129,21 @@ impl Call {
             }
             (_, named) => Ok(named),
         }
+    }
+
+    /// The tenant that a call on what a tenant owns acts on.
+    ///
+    /// # Errors
+    ///
+    /// When neither the metadata nor the key names one.
+    pub fn own_tenant(&self) -> Result<&TenantOfCall> {
+        self.tenant.as_ref().ok_or_else(|| {
+            Error::Invalid(vec![Violation::of(
+                ErrorReason::InvalidMetadata,
+                "x-tenant-id",
+                "is required, since the key has no tenant that the call could act on",
+            )])
+        })
     }
 
     /// The id of the account that a request speaks of: the one it names, else the account of the call.

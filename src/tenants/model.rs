@@ -548,7 +548,12 @@ pub fn generated_code(length: usize) -> String {
 
 /// An id for a tenant whose creator chose none: short enough to say, long enough not to meet another.
 pub fn generated_id() -> String {
-    format!("t-{}", generated(b"abcdefghijklmnopqrstuvwxyz0123456789", 12))
+    generated_id_of("t")
+}
+
+/// An id as [`generated_id`] for something else, after the letter that tells it apart.
+pub fn generated_id_of(letter: &str) -> String {
+    format!("{letter}-{}", generated(b"abcdefghijklmnopqrstuvwxyz0123456789", 12))
 }
 
 fn generated(alphabet: &[u8], length: usize) -> String {

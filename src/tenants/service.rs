@@ -20,6 +20,7 @@ use crate::{
     allowlist, directory,
     error::{Error, Kind, Result, Violation},
     events::outbox::Event,
+    groups,
     keys::model::KeyScope,
     pb::{self, ErrorReason, tenant_service_server::TenantService},
     rpc::{
@@ -334,6 +335,97 @@ impl TenantService for Tenants {
         let answer = self
             .0
             .read(&call, async |conn| allowlist::store::test(conn, &call, &request.ip).await)
+            .await?;
+
+        Ok(Response::new(answer))
+    }
+
+    async fn create_group(
+        &self,
+        request: Request<pb::CreateGroupRequest>,
+    ) -> Result<Response<pb::CreateGroupResponse>, Status> {
+        let (call, request) = Call::of(request)?;
+        let tenant = call.own_tenant()?;
+        let new = groups::read_new(&request)?;
+
+        let answer = self
+            .0
+            .mutator
+            .mutate(&call, &request, async |change: &mut Change<'_>| {
+                let group = Some(groups::create(change, tenant, &new).await?.into());
+                Ok(pb::CreateGroupResponse { group })
+            })
+            .await?;
+
+        Ok(Response::new(answer))
+    }
+
+    async fn get_group(
+        &self,
+        request: Request<pb::GetGroupRequest>,
+    ) -> Result<Response<pb::GetGroupResponse>, Status> {
+        let (call, request) = Call::of(request)?;
+        let tenant = call.own_tenant()?;
+        let group_id = reference("group_id", &request.group_id)?;
+
+        let group = self
+            .0
+            .read(&call, async |conn| groups::find(conn, &call.scope, tenant, group_id).await)
+            .await?;
+
+        Ok(Response::new(pb::GetGroupResponse { group: Some(group.into()) }))
+    }
+
+    async fn list_groups(
+        &self,
+        request: Request<pb::ListGroupsRequest>,
+    ) -> Result<Response<pb::ListGroupsResponse>, Status> {
+        let (call, request) = Call::of(request)?;
+        let tenant = call.own_tenant()?;
+        let query = groups::Query::read(&call, &request)?;
+
+        let (groups, next_page_token) =
+            self.0.read(&call, async |conn| query.run(conn, &call.scope, tenant).await).await?;
+
+        let groups = groups.into_iter().map(pb::Group::from).collect();
+        Ok(Response::new(pb::ListGroupsResponse { groups, next_page_token }))
+    }
+
+    async fn update_group(
+        &self,
+        request: Request<pb::UpdateGroupRequest>,
+    ) -> Result<Response<pb::UpdateGroupResponse>, Status> {
+        let (call, request) = Call::of(request)?;
+        let tenant = call.own_tenant()?;
+        let patch = groups::Patch::read(&request)?;
+
+        let answer = self
+            .0
+            .mutator
+            .mutate(&call, &request, async |change: &mut Change<'_>| {
+                let group = Some(groups::update(change, tenant, &patch).await?.into());
+                Ok(pb::UpdateGroupResponse { group })
+            })
+            .await?;
+
+        Ok(Response::new(answer))
+    }
+
+    async fn delete_group(
+        &self,
+        request: Request<pb::DeleteGroupRequest>,
+    ) -> Result<Response<pb::DeleteGroupResponse>, Status> {
+        let (call, request) = Call::of(request)?;
+        let tenant = call.own_tenant()?;
+        let group_id = reference("group_id", &request.group_id)?;
+
+        let answer = self
+            .0
+            .mutator
+            .mutate(&call, &request, async |change: &mut Change<'_>| {
+                groups::delete(change, tenant, group_id, &request.etag).await?;
+                Ok(pb::DeleteGroupResponse {})
+            })
             .await?;
 
         Ok(Response::new(answer))

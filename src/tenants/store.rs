@@ -232,6 +232,35 @@ pub async fn hold_state(conn: &mut AsyncPgConnection, uid: Uuid) -> Result<Optio
         .optional()?)
 }
 
+/// Keeps a tenant from being deleted until the transaction ends, for what is added to it.
+///
+/// # Errors
+///
+/// Not found within the scope, deleted already, or what the database reports.
+pub async fn hold(conn: &mut AsyncPgConnection, tenant: &TenantOfCall) -> Result<()> {
+    match hold_state(conn, tenant.uid).await? {
+        None => Err(Error::not_found(Kind::Tenant, &tenant.tenant_id)),
+        Some(state) => refuse_deleted(&tenant.tenant_id, state),
+    }
+}
+
+/// Refuses a change of what a deleted tenant owns.
+///
+/// # Errors
+///
+/// `TENANT_NOT_ACTIVE`.
+pub fn refuse_deleted(tenant_id: &str, state: TenantState) -> Result<()> {
+    if state != TenantState::Deleted {
+        return Ok(());
+    }
+    Err(Error::WrongState {
+        reason: ErrorReason::TenantNotActive,
+        kind: Kind::Tenant,
+        id: tenant_id.to_owned(),
+        message: format!("the tenant \"{tenant_id}\" is DELETED: undelete it first"),
+    })
+}
+
 /// Finds what a call needs of the tenant that it names.
 ///
 /// # Errors

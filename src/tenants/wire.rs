@@ -170,8 +170,10 @@ impl Parts {
         let default_domain =
             fields.take("tenant.default_domain", dns_name(&of(&pb.default_domain), DOMAIN_MAX));
         let support_email = fields.take("tenant.support_email", email(&of(&pb.support_email)));
-        let contact = read_contact(pb.contact.as_ref().unwrap_or(&pb::Contact::default()), fields);
-        let address = read_address(pb.address.as_ref().unwrap_or(&pb::Address::default()), fields);
+        let contact = pb.contact.clone().unwrap_or_default();
+        let contact = read_contact("tenant.contact", &contact, fields);
+        let address = pb.address.clone().unwrap_or_default();
+        let address = read_address("tenant.address", &address, fields);
         let external_ids = fields.take("tenant.external_ids", read_external_ids(&pb.external_ids));
         let profile = fields.take("tenant.profile", read_json(pb.profile.as_ref()));
         let labels = fields.take("tenant.labels", read_labels(&pb.labels));
@@ -645,15 +647,21 @@ fn read_mode(value: i32) -> Result<Option<ContractMode>, String> {
     }
 }
 
-fn read_contact(pb: &pb::Contact, fields: &mut Fields) -> Option<Contact> {
+/// Reads whom to talk to; `at` is the path of the field.
+pub fn read_contact(at: &str, pb: &pb::Contact, fields: &mut Fields) -> Option<Contact> {
     let pb::Contact { name, phone_number, email: address } = pb;
-    let name = fields.take("tenant.contact.name", text(name, 0, 80));
-    let phone_number = fields.take("tenant.contact.phone_number", read_phone_number(phone_number));
-    let email = fields.take("tenant.contact.email", email(address));
+    let name = fields.take(&format!("{at}.name"), text(name, 0, 80));
+    let phone_number = fields.take(&format!("{at}.phone_number"), read_phone_number(phone_number));
+    let email = fields.take(&format!("{at}.email"), email(address));
     Some(Contact { name: name?, phone_number: phone_number?, email: email? })
 }
 
-fn read_phone_number(value: &str) -> Result<String, String> {
+/// Reads a phone number of up to 40 characters, or an empty text.
+///
+/// # Errors
+///
+/// What would be right.
+pub fn read_phone_number(value: &str) -> Result<String, String> {
     let value = text(value, 0, 40)?;
     if value.chars().all(|c| c.is_ascii_digit() || " +()-./".contains(c)) {
         Ok(value)
@@ -662,11 +670,11 @@ fn read_phone_number(value: &str) -> Result<String, String> {
     }
 }
 
-fn read_address(pb: &pb::Address, fields: &mut Fields) -> Option<Address> {
+/// Reads where an organisation is; `at` is the path of the field.
+pub fn read_address(at: &str, pb: &pb::Address, fields: &mut Fields) -> Option<Address> {
     let pb::Address { street_address, extended_address, locality, region, post_code, country } = pb;
-    let mut line = |field: &str, value: &str, max| {
-        fields.take(&format!("tenant.address.{field}"), text(value, 0, max))
-    };
+    let mut line =
+        |field: &str, value: &str, max| fields.take(&format!("{at}.{field}"), text(value, 0, max));
     let street_address = line("street_address", street_address, 120);
     let extended_address = line("extended_address", extended_address, 120);
     let locality = line("locality", locality, 120);

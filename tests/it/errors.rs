@@ -196,6 +196,12 @@ async fn refusals(app: &App) -> Vec<(&'static str, Status)> {
     };
     root.tenants().create_tenant(once("once")).await.unwrap();
     add("IDEMPOTENCY_CONFLICT", root.tenants().create_tenant(once("twice")).await.unwrap_err());
+    let group = pb::GetGroupRequest { group_id: "nobody".into() };
+    add("GROUP_NOT_FOUND", own.tenants().get_group(group).await.unwrap_err());
+    let group = pb::Group { group_id: "g".into(), name: Some("G".into()), ..Default::default() };
+    let group = pb::CreateGroupRequest { group: Some(group), ..Default::default() };
+    own.tenants().create_group(group.clone()).await.unwrap();
+    add("GROUP_ALREADY_EXISTS", own.tenants().create_group(group).await.unwrap_err());
     let weak = create_key(&own, pb::ApiKey { roles: vec!["auditor".into()], ..Default::default() });
     add("PERMISSION_MISSING", weak.await.unwrap_err());
     told

@@ -17,6 +17,7 @@ mod crash;
 mod database_tls;
 mod directory;
 mod errors;
+mod groups;
 mod isolation;
 mod keys;
 mod life;

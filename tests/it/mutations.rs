@@ -378,6 +378,10 @@ async fn a_parent_is_never_deleted_from_under_a_new_child() {
 async fn change_by(method: &str, root: &Caller, own: &Caller, id: &str) -> &'static str {
     let mut tenants = root.tenants();
     let mut directory = root.directory();
+    // What a tenant owns, in a tenant that is there.
+    let mut owned = root.with("x-tenant-id", "owner").tenants();
+    let group = pb::Group { group_id: id.into(), name: Some(id.into()), ..Default::default() };
+    let new_group = pb::CreateGroupRequest { group: Some(group.clone()), ..Default::default() };
     let new_account = pb::CreateAccountRequest {
         account: Some(pb::Account {
             account_id: id.into(),
@@ -469,6 +473,23 @@ async fn change_by(method: &str, root: &Caller, own: &Caller, id: &str) -> &'sta
             let of_it = root.with("x-tenant-id", id);
             of_it.call(method, json!({"enabled": false})).await.unwrap();
             "ip_allowlist.updated"
+        }
+        "CreateGroup" => {
+            owned.create_group(new_group).await.unwrap();
+            "group.created"
+        }
+        "UpdateGroup" => {
+            owned.create_group(new_group).await.unwrap();
+            let group = Some(pb::Group { user_limit: Some(1), ..group });
+            let request = pb::UpdateGroupRequest { group, ..Default::default() };
+            owned.update_group(request).await.unwrap();
+            "group.updated"
+        }
+        "DeleteGroup" => {
+            owned.create_group(new_group).await.unwrap();
+            let request = pb::DeleteGroupRequest { group_id: id.into(), ..Default::default() };
+            owned.delete_group(request).await.unwrap();
+            "group.deleted"
         }
         "CreateAccount" => {
             directory.create_account(new_account).await.unwrap();
@@ -616,6 +637,7 @@ async fn each_change_tells_exactly_one_event_with_who_why_before_and_after() {
         .filter(|method| method.input().get_field_by_name("request_id").is_some())
         .collect::<Vec<_>>();
     assert!(methods.len() >= 14, "the walk finds the methods");
+    app.as_root().create(tenant("owner")).await.unwrap();
 
     // With an account too: a key of the system may always name one.
     for (kind, root) in

@@ -81,7 +81,15 @@ impl World {
             admin.call("CreateReseller", reseller).await.unwrap();
             for id in ["high", "low", "sold"] {
                 let id = format!("{account}-{id}");
-                app.as_root().with("x-tenant-id", &id).create_key(&["tenant-admin"]).await;
+                let on_it = app.as_root().with("x-tenant-id", &id);
+                on_it.create_key(&["tenant-admin"]).await;
+                let group = pb::Group {
+                    name: Some("Group".into()),
+                    reseller_id: Some("north".into()),
+                    ..Default::default()
+                };
+                let group = pb::CreateGroupRequest { group: Some(group), ..Default::default() };
+                on_it.tenants().create_group(group).await.unwrap();
             }
         }
         let mut superuser = app.superuser().await;
@@ -133,6 +141,7 @@ async fn each_scope_sees_its_own_rows_of_every_table_and_no_others() {
             ("tenant_directory", "claim.tenant_uid"),
             ("tenant_external_ids", "claim.tenant_uid"),
             ("api_keys", "claim.tenant_uid"),
+            ("tenant_groups", "claim.tenant_uid"),
         ];
         for (table, owner) in owners {
             let query = format!(
@@ -151,12 +160,28 @@ async fn each_scope_sees_its_own_rows_of_every_table_and_no_others() {
     }
 }
 
+/// 2-30
+#[tokio::test]
+async fn a_reseller_sees_no_group_of_another_even_in_a_tenant_of_its_own() {
+    let world = World::new().await;
+    let mut superuser = world.app.superuser().await;
+    let of_another = "update tenant_groups set reseller_id = null";
+    superuser.batch_execute(of_another).await.unwrap();
+    let reseller = Scope::Reseller { account: "a".into(), reseller: "north".into() };
+
+    let mut within = world.within(&reseller).await;
+
+    assert_eq!(lines(within.conn(), IDS).await.unwrap(), ["a-sold"]);
+    assert_eq!(rows_of(within.conn(), "tenant_groups").await.unwrap(), 0);
+    within.rollback().await.unwrap();
+}
+
 #[tokio::test]
 async fn no_row_is_counted_that_belongs_to_a_hidden_tenant() {
     let world = World::new().await;
     for (scope, seen) in world.scopes() {
         let mut within = world.within(&scope).await;
-        for table in ["tenant_directory", "tenant_external_ids", "api_keys"] {
+        for table in ["tenant_directory", "tenant_external_ids", "api_keys", "tenant_groups"] {
             let owned = format!("{table} where tenant_uid is not null");
             let of_seen = format!(
                 "{table} c join tenants t on t.uid = c.tenant_uid where t.tenant_id = any('{{{}}}')",
@@ -500,6 +525,8 @@ async fn each_role_has_the_rights_of_its_job_and_no_others() {
             "service tenant_templates delete insert select update",
             "service tenants insert select",
             "verifier account_ip_allowlists(account_id,enabled,rules) select",
+            "service tenant_groups delete insert select update",
+            "service tenants delete insert select update",
             "verifier api_keys(account_id,digest,environment,expire_time,master_key_version,number,\
              reseller_id,revoke_time,roles,route,scope,tenant_uid) select",
             "verifier tenant_ip_allowlists(enabled,rules,tenant_uid) select",
