@@ -131,7 +131,10 @@ pub enum Error {
     #[error("the call was cancelled")]
     Cancelled,
     /// The database cannot be reached or is too busy.
-    #[error("the database is not available: try again")]
+    #[error(
+        "the database is not available: try again; a mutation may have happened: repeat it with the same \
+         request_id"
+    )]
     DatabaseAway(#[source] Source),
     /// All connections to the database are taken.
     #[error("the service has more calls under way than it takes on: try again")]
@@ -199,6 +202,12 @@ pub enum Kind {
     TenantTemplate,
     /// A group of a tenant.
     Group,
+    /// The service settings of a tenant, together.
+    ServiceSettings,
+    /// What a tenant used in a period.
+    UsageRecord,
+    /// What a tenant may use.
+    Entitlement,
 }
 
 impl Kind {
@@ -216,6 +225,9 @@ impl Kind {
             Self::Product => "product or package",
             Self::TenantTemplate => "tenant template",
             Self::Group => "group",
+            Self::ServiceSettings => "set of service settings of the tenant",
+            Self::UsageRecord => "usage record",
+            Self::Entitlement => "entitlement of the tenant",
         }
     }
 
@@ -232,7 +244,12 @@ impl Kind {
             Self::Backend => ": ListBackends shows those there are",
             Self::Product => ": ListProducts shows those there are, with their packages",
             Self::TenantTemplate => ": ListTenantTemplates shows those there are",
-            Self::Tenant | Self::ApiKey | Self::IpAllowlist => "",
+            Self::Tenant
+            | Self::ApiKey
+            | Self::IpAllowlist
+            | Self::ServiceSettings
+            | Self::UsageRecord
+            | Self::Entitlement => "",
             Self::Group => ": ListGroups shows those of the tenant of the call",
         }
     }
@@ -245,8 +262,10 @@ impl Kind {
             Self::Environment => ErrorReason::EnvironmentNotFound,
             Self::Domain => ErrorReason::DomainNotFound,
             Self::ApiKey => ErrorReason::KeyNotFound,
-            // Every tenant and account has one, be it empty.
-            Self::IpAllowlist => ErrorReason::Internal,
+            // Every tenant has them, be they empty, and they are never looked up.
+            Self::IpAllowlist | Self::ServiceSettings | Self::UsageRecord | Self::Entitlement => {
+                ErrorReason::Internal
+            }
             Self::Reseller => ErrorReason::ResellerNotFound,
             Self::Backend => ErrorReason::BackendNotFound,
             Self::Product => ErrorReason::ProductOrPackageUnknown,
@@ -262,8 +281,11 @@ impl Kind {
             Self::Environment => ErrorReason::EnvironmentAlreadyExists,
             Self::Domain => ErrorReason::DomainAlreadyExists,
             Self::Group => ErrorReason::GroupAlreadyExists,
-            // Keys have generated ids; two cannot meet.
-            Self::ApiKey | Self::IpAllowlist => ErrorReason::Internal,
+            Self::UsageRecord => ErrorReason::UsageAlreadyRecorded,
+            // Keys have generated ids; two cannot meet. The others are set, not created.
+            Self::ApiKey | Self::IpAllowlist | Self::ServiceSettings | Self::Entitlement => {
+                ErrorReason::Internal
+            }
             Self::Reseller => ErrorReason::ResellerAlreadyExists,
             Self::Backend => ErrorReason::BackendAlreadyExists,
             Self::Product => ErrorReason::ProductAlreadyExists,

@@ -49,10 +49,19 @@ pub enum FieldKind {
     Entry,
     /// Only `:`.
     Keyword,
+    /// `=`, with the value as it is.
+    Id,
     /// `=` with `true` or `false`.
     Bool,
     /// `=` and `!=` with one of the words, with or without the prefix.
     Choice {
+        /// What the words start with in the proto.
+        prefix: &'static str,
+        /// The words.
+        words: &'static [&'static str],
+    },
+    /// `=` with one of the words, with or without the prefix.
+    Word {
         /// What the words start with in the proto.
         prefix: &'static str,
         /// The words.
@@ -116,6 +125,18 @@ pub enum Comparison {
 /// `INVALID_FILTER`, with what is wrong, where, and what would be right.
 pub fn read(text: &str, fields: &'static [Field]) -> Result<Vec<Term>> {
     check(text, fields).map_err(|why| refuse("filter", why))
+}
+
+/// Checks that a filter says something of a field without which its list would be too long.
+///
+/// # Errors
+///
+/// `INVALID_FILTER`, naming the field.
+pub fn demand(terms: &[Term], field: &str) -> Result<()> {
+    if terms.iter().any(|term| term.field == field) {
+        return Ok(());
+    }
+    Err(refuse("filter", format!("says nothing of \"{field}\", which is required")))
 }
 
 /// By what a list is ordered.
@@ -317,12 +338,14 @@ impl RawTerm {
                 };
                 (Test::Text(test), operator == "!=")
             }
+            (FieldKind::Id, "=") => (Test::Text(TextTest::Equals(plain(&value))), false),
             (FieldKind::Bool, "=") => match &*plain(&value) {
                 "true" => (Test::Bool(true), false),
                 "false" => (Test::Bool(false), false),
                 _ => return Err(format!("\"{name}\" is true or false")),
             },
-            (FieldKind::Choice { prefix, words }, "=" | "!=") => {
+            (FieldKind::Choice { prefix, words }, "=" | "!=")
+            | (FieldKind::Word { prefix, words }, "=") => {
                 let value = plain(&value);
                 let bare = value.strip_prefix(prefix).unwrap_or(&value);
                 let word = words.iter().find(|word| **word == bare);
@@ -339,7 +362,9 @@ impl RawTerm {
             }
             (FieldKind::Text | FieldKind::Entry, _) => return operators("=, != and :"),
             (FieldKind::Keyword, _) => return operators(":"),
-            (FieldKind::Bool, _) => return operators("="),
+            (FieldKind::Id | FieldKind::Bool | FieldKind::Word { .. }, _) => {
+                return operators("=");
+            }
             (FieldKind::Choice { .. }, _) => return operators("= and !="),
         };
         Ok(Term { field: field.name, key, negated: negated != differs, test })
@@ -468,6 +493,30 @@ mod tests {
             Test::Text(test) => test,
             other => panic!("{filter}: {other:?}"),
         }
+    }
+
+    #[test]
+    fn an_id_and_a_word_are_compared_with_nothing_but_equals() {
+        const ONLY: &[Field] = &[
+            Field { name: "tenant_id", kind: FieldKind::Id },
+            Field {
+                name: "usage_type",
+                kind: FieldKind::Word { prefix: "USAGE_TYPE_", words: &["USERS"] },
+            },
+        ];
+
+        let terms = check("tenant_id = a* AND usage_type = USAGE_TYPE_USERS", ONLY).unwrap();
+
+        assert_eq!(terms[0].test, Test::Text(TextTest::Equals("a*".to_owned())));
+        assert_eq!(terms[1].test, Test::Choice("USERS"));
+        for operator in ["!=", ":", "<", ">="] {
+            for field in ["tenant_id", "usage_type"] {
+                let refusal = check(&format!("{field} {operator} USERS"), ONLY).unwrap_err();
+                assert!(refusal.contains("takes =, not"), "{refusal}");
+            }
+        }
+        assert!(demand(&terms, "tenant_id").is_ok());
+        assert!(demand(&terms, "start_time").is_err());
     }
 
     #[test]

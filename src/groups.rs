@@ -17,7 +17,7 @@ use crate::{
     events::outbox::Event,
     filter::{self, Condition, Field, FieldKind, Order, Term, Test},
     page::{Asked, Page, Place},
-    pb,
+    pb::{self, ErrorReason},
     rpc::{
         Call, TenantOfCall,
         mutate::{Change, check_etag, etag},
@@ -495,6 +495,46 @@ fn refused(error: DieselError, group: &Group) -> Error {
         }
         _ => error.into(),
     }
+}
+
+/// Checks that a tenant, which the change holds, has no groups (2-24).
+///
+/// # Errors
+///
+/// `TENANT_NOT_EMPTY`, or what the database reports.
+pub async fn check_none(change: &mut Change<'_>, tenant: &TenantOfCall) -> Result<()> {
+    let number: i64 = tenant_groups::table
+        .filter(tenant_groups::tenant_uid.eq(tenant.uid))
+        .count()
+        .get_result(change.conn())
+        .await?;
+    if number == 0 {
+        return Ok(());
+    }
+    let id = tenant.tenant_id.clone();
+    let message = format!(
+        "the tenant \"{id}\" has {number} groups: delete those first, or send \
+         delete_even_if_non_empty"
+    );
+    Err(Error::WrongState { reason: ErrorReason::TenantNotEmpty, kind: Kind::Tenant, id, message })
+}
+
+/// Deletes all groups of a tenant, which the change holds; answers their ids in order (2-25, 2-26).
+///
+/// # Errors
+///
+/// What the database reports.
+pub async fn delete_all(change: &mut Change<'_>, tenant: &TenantOfCall) -> Result<Vec<String>> {
+    let of_tenant = tenant_groups::tenant_uid.eq(tenant.uid);
+    let mut gone: Vec<Group> = diesel::delete(tenant_groups::table.filter(of_tenant))
+        .returning(Group::as_returning())
+        .get_results(change.conn())
+        .await?;
+    gone.sort_by(|one, other| one.group_id.cmp(&other.group_id));
+    for group in &gone {
+        tell(change, tenant, "group.deleted", Some(group), None).await?;
+    }
+    Ok(gone.into_iter().map(|group| group.group_id).collect())
 }
 
 async fn tell(

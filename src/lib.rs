@@ -2,7 +2,8 @@
 //!
 //! The way in is [`start`], which finds or makes what serving needs; [`server`] is the stack that every
 //! call goes through, [`rpc`] the corridor that it walks, and behind it lie the rooms: [`tenants`],
-//! [`groups`], [`directory`], [`keys`] and [`events`]. `ARCHITECTURE.md` shows them on a map.
+//! [`groups`], [`settings`], [`usage`],
+//! [`entitlements`], [`directory`], [`keys`] and [`events`]. `ARCHITECTURE.md` shows them on a map.
 
 pub mod allowlist;
 pub mod cli;
@@ -11,6 +12,7 @@ pub mod config;
 pub mod db;
 pub mod directory;
 pub mod edge;
+pub mod entitlements;
 pub mod error;
 pub mod events;
 pub mod filter;
@@ -23,9 +25,11 @@ pub mod rpc;
 #[cfg_attr(not(test), expect(clippy::wildcard_imports, reason = "written by Diesel"))]
 pub(crate) mod schema;
 pub mod server;
+pub mod settings;
 pub mod start;
 pub mod telemetry;
 pub mod tenants;
+pub mod usage;
 pub mod wire;
 
 /// The messages, clients and servers that the protos declare.

@@ -8,7 +8,6 @@ use tenantry::{
     config::Settings,
     db::migrate,
     error::causes,
-    keys::master::MasterKey,
     start, telemetry,
 };
 use tokio::{
@@ -122,11 +121,7 @@ async fn create_key(settings: Settings) -> Result<(), Failure> {
         return Ok(());
     }
     // The first key may come before the first start: then this makes the master key too.
-    if let Some(folder) = settings.keys.master_key_file.parent() {
-        std::fs::create_dir_all(folder)?;
-    }
-    MasterKey::load_or_create(&settings.keys.master_key_file)?;
-    let started = start::start(Arc::new(settings)).await?;
+    let started = start::prepare(Arc::new(settings)).await?;
     let shared = &started.shared;
     let deadline = Instant::now() + TIMEOUT;
     let key =

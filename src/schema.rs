@@ -76,7 +76,7 @@ diesel::table! {
     /// Parts of the platform that tenants are placed on (2-20).
     backends (backend_id) {
         backend_id -> Text,
-        /// What others call it; unique too (2-21).
+        /// What others call it; unique too.
         external_name -> Text,
         create_time -> Timestamptz,
         update_time -> Timestamptz,
@@ -233,6 +233,31 @@ diesel::table! {
 }
 
 diesel::table! {
+    /// How much of the platform a tenant may use, one row for each type (3-11).
+    tenant_entitlements (tenant_uid, type_) {
+        tenant_uid -> Uuid,
+        #[sql_name = "type"]
+        type_ -> Text,
+        /// UUIDv7 made by the service.
+        entitlement_id -> Uuid,
+        status -> Text,
+        /// What the direct children of a service provider hold of it together is never more (3-08).
+        quantity -> Int8,
+        contract_mode -> Text,
+        contract_number -> Text,
+        start_time -> Timestamptz,
+        /// Null: no end.
+        end_time -> Nullable<Timestamptz>,
+        /// What an ISSUANCE tenant may issue (3-09).
+        service_bundles -> Array<Nullable<Text>>,
+        create_time -> Timestamptz,
+        update_time -> Timestamptz,
+        /// Counts the changes of the row; the etag is made from it.
+        version -> Int8,
+    }
+}
+
+diesel::table! {
     /// Ids that others gave to a tenant; no logic of ours, hence not unique (2-10).
     tenant_external_ids (tenant_uid, key) {
         tenant_uid -> Uuid,
@@ -293,6 +318,15 @@ diesel::table! {
 }
 
 diesel::table! {
+    /// Which services of the platform are on for a tenant (4-14).
+    tenant_service_settings (tenant_uid, name) {
+        tenant_uid -> Uuid,
+        name -> Text,
+        enabled -> Bool,
+    }
+}
+
+diesel::table! {
     /// What new tenants have unless their creator says otherwise (2-18).
     tenant_templates (account_id, template_id) {
         account_id -> Text,
@@ -304,6 +338,24 @@ diesel::table! {
         update_time -> Timestamptz,
         /// Counts the changes of the row; the etag is made from it.
         version -> Int8,
+    }
+}
+
+diesel::table! {
+    /// How much of the platform a tenant used in a period (3-21).
+    tenant_usage_records (tenant_uid, usage_id) {
+        tenant_uid -> Uuid,
+        /// UUIDv7 made by the service.
+        usage_id -> Uuid,
+        usage_type -> Text,
+        aggregation_period -> Text,
+        /// The start of a UTC day, of a week from Monday, or of a month: periods of one kind have either one start or nothing in common, so that they never overlap.
+        start_time -> Timestamptz,
+        end_time -> Timestamptz,
+        count -> Int8,
+        trial -> Bool,
+        /// What was bought with it; empty where none.
+        bundle_type -> Text,
     }
 }
 
@@ -397,11 +449,14 @@ diesel::joinable!(api_keys -> environments (environment));
 diesel::joinable!(api_keys -> tenants (tenant_uid));
 diesel::joinable!(products -> accounts (account_id));
 diesel::joinable!(resellers -> accounts (account_id));
+diesel::joinable!(tenant_entitlements -> tenants (tenant_uid));
 diesel::joinable!(tenant_external_ids -> tenants (tenant_uid));
 diesel::joinable!(tenant_groups -> domains (default_domain));
 diesel::joinable!(tenant_groups -> tenants (tenant_uid));
 diesel::joinable!(tenant_ip_allowlists -> tenants (tenant_uid));
+diesel::joinable!(tenant_service_settings -> tenants (tenant_uid));
 diesel::joinable!(tenant_templates -> accounts (account_id));
+diesel::joinable!(tenant_usage_records -> tenants (tenant_uid));
 diesel::joinable!(tenants -> accounts (account_id));
 diesel::joinable!(tenants -> backends (backend_id));
 diesel::joinable!(tenants -> domains (default_domain));
@@ -420,9 +475,12 @@ diesel::allow_tables_to_appear_in_same_query!(
     products,
     resellers,
     tenant_directory,
+    tenant_entitlements,
     tenant_external_ids,
     tenant_groups,
     tenant_ip_allowlists,
+    tenant_service_settings,
     tenant_templates,
+    tenant_usage_records,
     tenants,
 );

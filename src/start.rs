@@ -92,6 +92,26 @@ pub struct Started {
 ///
 /// What is missing, and how to get it.
 pub async fn start(settings: Arc<Settings>) -> Result<Started, StartError> {
+    // On somebody else's database, every node needs the same master key: none makes its own.
+    let may_make = settings.database_url.is_none();
+    bring_up(settings, may_make).await
+}
+
+/// As [`start`], for the first key of an installation: makes the master key where the database knows
+/// none yet.
+///
+/// # Errors
+///
+/// As [`start`].
+pub async fn prepare(settings: Arc<Settings>) -> Result<Started, StartError> {
+    if let Some(folder) = settings.keys.master_key_file.parent() {
+        let file = |source| StartError::File { path: folder.to_owned(), source };
+        fs::create_dir_all(folder).map_err(file)?;
+    }
+    bring_up(settings, true).await
+}
+
+async fn bring_up(settings: Arc<Settings>, may_make: bool) -> Result<Started, StartError> {
     let clock = Arc::new(Clock::default());
     let deadline = || Instant::now() + START_TIMEOUT;
     let (url, cluster) = match &settings.database_url {
@@ -107,7 +127,7 @@ pub async fn start(settings: Arc<Settings>) -> Result<Started, StartError> {
     let master_key_file = &settings.keys.master_key_file;
     // Where keys were made already, a new master key would only hide that theirs is lost.
     let is_new = known_checks(&database, deadline()).await?.is_empty();
-    let master = Arc::new(if cluster.is_some() && is_new {
+    let master = Arc::new(if may_make && is_new {
         MasterKey::load_or_create(master_key_file)?
     } else {
         MasterKey::load(master_key_file)?

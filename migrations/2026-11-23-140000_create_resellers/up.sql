@@ -37,13 +37,11 @@ create policy resellers_of_account on resellers for select to tenantry_service
         and reseller_id = coalesce(
             (select nullif(current_setting('tenantry.reseller', true), '')), reseller_id));
 
--- Unlike the other policies, it lets the one row be written that a new tenant brings (2-16).
-create policy resellers_auto_create on resellers for insert to tenantry_service
-    with check (account_id = (select account_of_scope()));
-
 grant select, insert, update, delete on resellers to tenantry_service;
 
--- What belonged to a reseller before there were resellers.
+-- What belonged to a reseller before there were resellers; any short text could be the id of one.
+update api_keys set reseller_id = 'was-' || left(md5(reseller_id), 26)
+where reseller_id !~ '^[a-z0-9-]{1,30}$';
 insert into resellers (account_id, reseller_id, external_name, create_time, update_time, version)
 select account_id, reseller_id, reseller_id, now(), now(), 1 from tenants where reseller_id is not null
 union

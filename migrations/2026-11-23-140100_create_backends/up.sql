@@ -11,7 +11,7 @@ create table backends (
 );
 
 comment on table backends is 'Parts of the platform that tenants are placed on (2-20).';
-comment on column backends.external_name is 'What others call it; unique too (2-21).';
+comment on column backends.external_name is 'What others call it; unique too.';
 comment on column backends.version is 'Counts the changes of the row; the etag is made from it.';
 
 alter table backends enable row level security;

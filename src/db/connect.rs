@@ -4,7 +4,7 @@ use std::sync::{Arc, LazyLock};
 
 use diesel::{ConnectionError, ConnectionResult};
 use diesel_async::{AsyncConnection as _, AsyncPgConnection};
-use tokio_postgres::{Config, config::SslMode};
+use tokio_postgres::{CancelToken, Config, NoTls, config::SslMode};
 use tokio_postgres_rustls::MakeRustlsConnect;
 use tokio_rustls::rustls::{ClientConfig, RootCertStore, crypto::ring};
 
@@ -27,6 +27,24 @@ static TLS: LazyLock<Result<MakeRustlsConnect, String>> = LazyLock::new(|| {
         .map(MakeRustlsConnect::new)
         .map_err(|error| error.to_string())
 });
+
+/// Whether connections to the database of a URL are encrypted.
+pub(super) fn is_encrypted(url: &str) -> bool {
+    url.parse::<Config>().is_ok_and(|config| config.get_ssl_mode() == SslMode::Require)
+}
+
+/// Asks Postgres to end the statement of a connection that nobody waits for any more.
+pub(super) async fn cancel(token: CancelToken, encrypted: bool) {
+    let done = match (encrypted, TLS.clone()) {
+        (true, Ok(tls)) => token.cancel_query(tls).await,
+        (true, Err(_)) => return,
+        (false, _) => token.cancel_query(NoTls).await,
+    };
+    if let Err(error) = done {
+        // It ends by its own timeout then.
+        tracing::debug!(error = causes(&error), "a statement could not be cancelled");
+    }
+}
 
 /// Connects to the database of a URL.
 ///

@@ -121,6 +121,7 @@ impl Role {
 #[derive(Clone)]
 pub struct Database {
     pool: Pool<AsyncPgConnection>,
+    encrypted: bool,
     statement_timeout: Duration,
 }
 
@@ -152,7 +153,8 @@ impl Database {
             .runtime(deadpool::Runtime::Tokio1)
             .build()
             .map_err(Error::internal)?;
-        Ok(Self { pool, statement_timeout })
+        let encrypted = connect::is_encrypted(url.expose_secret());
+        Ok(Self { pool, encrypted, statement_timeout })
     }
 
     /// Begins a transaction of the service within `scope`.
@@ -243,7 +245,8 @@ impl Database {
             .await
             .map_err(|_| Error::DeadlineExceeded)??;
         // Before it begins, so that it is also closed when it is dropped while it begins.
-        let mut transaction = Transaction { connection: Some(connection), ended: false };
+        let encrypted = self.encrypted;
+        let mut transaction = Transaction { connection: Some(connection), encrypted, ended: false };
         AnsiTransactionManager::begin_transaction_sql(transaction.conn(), role.begin_sql()).await?;
         Ok(transaction)
     }
@@ -269,6 +272,7 @@ diesel::define_sql_function! {
 pub struct Transaction {
     /// Absent only while it is dropped.
     connection: Option<Object<AsyncPgConnection>>,
+    encrypted: bool,
     ended: bool,
 }
 
@@ -306,7 +310,14 @@ impl Drop for Transaction {
     /// with it the locks of the transaction, until somebody needs a connection.
     fn drop(&mut self) {
         if let Some(connection) = self.connection.take().filter(|_| !self.ended) {
-            drop(Object::take(connection));
+            let connection = Object::take(connection);
+            let token = connection.cancel_token();
+            drop(connection);
+            // A closed socket does not end a statement that runs: it would keep its locks until its
+            // timeout, beyond the deadline of the call.
+            if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+                runtime.spawn(connect::cancel(token, self.encrypted));
+            }
         }
     }
 }

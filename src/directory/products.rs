@@ -48,6 +48,7 @@ pub struct Product {
 #[derive(Clone, Debug, PartialEq, Eq, HasQuery, Insertable, AsChangeset)]
 #[diesel(table_name = product_packages, primary_key(account_id, product_code, package_code))]
 #[diesel(check_for_backend(Pg))]
+#[expect(clippy::struct_field_names, reason = "the columns' own names")]
 struct Package {
     account_id: String,
     product_code: String,
@@ -120,7 +121,7 @@ fn read_packages(pb: &pb::Product, account_id: &str, fields: &mut Fields) -> Vec
     read
 }
 
-/// Checks that an account has a product and, of it, a package (1-20).
+/// Checks that an account has a product and, of it, a package.
 ///
 /// # Errors
 ///

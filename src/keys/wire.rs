@@ -42,14 +42,13 @@ impl NewApiKey {
         let optional = |value: &str, read: fn(&str) -> Result<String, String>| {
             if value.is_empty() { Ok(None) } else { read(value).map(Some) }
         };
-        let short = |value: &str| text(value, 1, 80);
-        let name = fields.take("api_key.name", optional(&pb.name, short));
+        let name = fields.take("api_key.name", optional(&pb.name, |value| text(value, 1, 80)));
         let scope = fields.take("api_key.scope", read_scope(pb.scope));
         let account_id = fields.take("api_key.account_id", optional(&pb.account_id, id));
         let tenant_id = fields.take("api_key.tenant_id", optional(&pb.tenant_id, id));
         let roles = fields.take("api_key.roles", read_roles(&pb.roles));
         let environment = fields.take("api_key.environment", optional(&pb.environment, id));
-        let reseller_id = fields.take("api_key.reseller_id", optional(&pb.reseller_id, short));
+        let reseller_id = fields.take("api_key.reseller_id", optional(&pb.reseller_id, id));
         let expire_time =
             fields.take("api_key.expire_time", read_end(pb.expire_time.as_ref(), now));
         let is_reseller = pb.roles.iter().any(|role| role == RESELLER);

@@ -146,6 +146,25 @@ impl Call {
         })
     }
 
+    /// The tenant of the call, for what no tenant does for itself: the key has to reach it from above.
+    ///
+    /// # Errors
+    ///
+    /// As [`Call::own_tenant`], and [`Error::Forbidden`] for a key of the tenant itself.
+    pub fn tenant_below(&self, permission: &str) -> Result<&TenantOfCall> {
+        let tenant = self.own_tenant()?;
+        if self.caller.tenant.as_ref().is_none_or(|own| own.uid != tenant.uid) {
+            return Ok(tenant);
+        }
+        Err(Error::Forbidden {
+            permission: permission.to_owned(),
+            message:
+                "no key does this for its own tenant: name one below it in x-tenant-id, or use \
+                      a key from above it"
+                    .to_owned(),
+        })
+    }
+
     /// The id of the account that a request speaks of: the one it names, else the account of the call.
     ///
     /// # Errors

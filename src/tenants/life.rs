@@ -15,6 +15,7 @@ use super::{
 };
 use crate::{
     db::Scope,
+    entitlements,
     error::{Error, Kind, Result, Violation},
     keys::model::KeyScope,
     pb::{self, ErrorReason},
@@ -269,6 +270,8 @@ pub(super) async fn move_below(
     tenant.parent_uid = parent.as_ref().map(|parent| parent.uid);
     tenant.ancestors = parent.as_ref().map(Tenant::path).unwrap_or_default();
     tenant.touch(now);
+    // What it holds it now takes from the new provider (3-08).
+    entitlements::check_again(change, &tenant).await?;
     store::update(change.conn(), &tenant).await?;
     store::move_below(change.conn(), &before.tenant, &tenant).await?;
     let after = store::complete_one(change.conn(), now, tenant).await?;

@@ -257,9 +257,11 @@ fn condition(term: &Term, now: DateTime<Utc>) -> Result<Condition> {
                 .select(tenant_external_ids::tenant_uid);
             Box::new(tenants::uid.eq_any(having))
         }
+        // As of an external id: without the entry the answer is no, whatever is asked of it.
         ("labels", Test::Text(test)) => {
-            let label = tenants::labels.retrieve_as_text(key.clone()).nullable();
-            filter::text(coalesce(label, String::new()), test)
+            let label = || tenants::labels.retrieve_as_text(key.clone()).nullable();
+            let there: Condition = Box::new(label().is_not_null());
+            Box::new(there.and(filter::text(coalesce(label(), String::new()), test)))
         }
         ("locked", Test::Bool(value)) => Box::new(locked_at(now).eq(*value)),
         ("effective_locked", Test::Bool(value)) => Box::new(effectively_locked_at(now).eq(*value)),

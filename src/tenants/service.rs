@@ -14,10 +14,10 @@ use super::{
         generated_code, generated_id,
     },
     store::{self, Claim},
-    wire::{NewTenant, TenantPatch},
+    wire::{NewTenant, TenantPatch, with_defaults},
 };
 use crate::{
-    allowlist, directory,
+    allowlist, directory, entitlements,
     error::{Error, Kind, Result, Violation},
     events::outbox::Event,
     groups,
@@ -29,6 +29,7 @@ use crate::{
         permit::json_of,
     },
     server::Shared,
+    settings, usage,
     wire::reference,
 };
 
@@ -44,13 +45,25 @@ impl TenantService for Tenants {
         let (call, request) = Call::of(request)?;
         let account = request.tenant.as_ref().map(|tenant| &*tenant.account_id);
         call.check_account("tenant.account_id", account.unwrap_or_default())?;
-        let new = NewTenant::try_from(&request)?;
+        // What a template leaves out is known only where the template is.
+        let new = match &*request.template_id {
+            "" => Some(NewTenant::try_from(&request)?),
+            id => reference("template_id", id).map(|_| None)?,
+        };
 
         let answer = self
             .0
             .mutator
             .mutate(&call, &request, async |change: &mut Change<'_>| {
-                let tenant = Some(self.create(change, &new).await?.into());
+                let from_template;
+                let new = match &new {
+                    Some(new) => new,
+                    None => {
+                        from_template = self.with_template(change, &request).await?;
+                        &from_template
+                    }
+                };
+                let tenant = Some(self.create(change, new).await?.into());
                 Ok(pb::CreateTenantResponse { tenant })
             })
             .await?;
@@ -147,8 +160,10 @@ impl TenantService for Tenants {
             .0
             .mutator
             .mutate(&call, &request, async |change: &mut Change<'_>| {
-                let tenant = Some(self.delete(change, id, &request.etag).await?.into());
-                Ok(pb::DeleteTenantResponse { tenant })
+                let even_full = request.delete_even_if_non_empty;
+                let (tenant, deleted_group_ids) =
+                    self.delete(change, id, &request.etag, even_full).await?;
+                Ok(pb::DeleteTenantResponse { tenant: Some(tenant.into()), deleted_group_ids })
             })
             .await?;
 
@@ -430,6 +445,109 @@ impl TenantService for Tenants {
 
         Ok(Response::new(answer))
     }
+
+    async fn list_service_settings(
+        &self,
+        request: Request<pb::ListServiceSettingsRequest>,
+    ) -> Result<Response<pb::ListServiceSettingsResponse>, Status> {
+        let (call, request) = Call::of(request)?;
+        let tenant = call.own_tenant()?;
+        let query = settings::Query::read(&call, &request)?;
+
+        let answer = self.0.read(&call, async |conn| query.run(conn, tenant).await).await?;
+
+        Ok(Response::new(answer))
+    }
+
+    async fn update_service_settings(
+        &self,
+        request: Request<pb::UpdateServiceSettingsRequest>,
+    ) -> Result<Response<pb::UpdateServiceSettingsResponse>, Status> {
+        let (call, request) = Call::of(request)?;
+        let tenant = call.tenant_below("SETTINGS:EDIT")?;
+        let named = settings::read(tenant, &request)?;
+
+        let answer = self
+            .0
+            .mutator
+            .mutate(&call, &request, async |change: &mut Change<'_>| {
+                let others = request.remove_others;
+                settings::update(change, tenant, &named, others, &request.etag).await
+            })
+            .await?;
+
+        Ok(Response::new(answer))
+    }
+
+    async fn record_usage(
+        &self,
+        request: Request<pb::RecordUsageRequest>,
+    ) -> Result<Response<pb::RecordUsageResponse>, Status> {
+        let (call, request) = Call::of(request)?;
+        let tenant = call.tenant_below("USAGE:RECORD")?;
+        let new = usage::NewUsage::try_from(&request)?;
+
+        let answer = self
+            .0
+            .mutator
+            .mutate(&call, &request, async |change: &mut Change<'_>| {
+                let usage_record = Some(usage::record(change, tenant, &new).await?);
+                Ok(pb::RecordUsageResponse { usage_record })
+            })
+            .await?;
+
+        Ok(Response::new(answer))
+    }
+
+    async fn list_usage(
+        &self,
+        request: Request<pb::ListUsageRequest>,
+    ) -> Result<Response<pb::ListUsageResponse>, Status> {
+        let (call, request) = Call::of(request)?;
+        let query = usage::Query::read(&call, &request)?;
+
+        let (usage_records, next_page_token) =
+            self.0.read(&call, async |conn| query.run(conn, &call.scope).await).await?;
+
+        Ok(Response::new(pb::ListUsageResponse { usage_records, next_page_token }))
+    }
+
+    async fn set_entitlement(
+        &self,
+        request: Request<pb::SetEntitlementRequest>,
+    ) -> Result<Response<pb::SetEntitlementResponse>, Status> {
+        let (call, request) = Call::of(request)?;
+        let tenant = call.tenant_below("ENTITLEMENTS:EDIT")?;
+        let new = entitlements::NewEntitlement::try_from(&request)?;
+
+        let answer = self
+            .0
+            .mutator
+            .mutate(&call, &request, async |change: &mut Change<'_>| {
+                let tenant = entitlements::hold_tenant(change, tenant).await?;
+                let entitlement = Some(entitlements::set(change, &tenant, &new).await?.into());
+                Ok(pb::SetEntitlementResponse { entitlement })
+            })
+            .await?;
+
+        Ok(Response::new(answer))
+    }
+
+    async fn list_entitlements(
+        &self,
+        request: Request<pb::ListEntitlementsRequest>,
+    ) -> Result<Response<pb::ListEntitlementsResponse>, Status> {
+        let (call, request) = Call::of(request)?;
+        let tenant = call.own_tenant()?.clone();
+        let query = entitlements::Query::read(&call, &request)?;
+        let call = entitlements::seeing_children(call);
+
+        let (held, next_page_token) =
+            self.0.read(&call, async |conn| query.run(conn, &tenant).await).await?;
+
+        let entitlements = held.into_iter().map(pb::Entitlement::from).collect();
+        Ok(Response::new(pb::ListEntitlementsResponse { entitlements, next_page_token }))
+    }
 }
 
 async fn look_up(
@@ -483,7 +601,7 @@ fn storable(value: &str) -> bool {
 impl Tenants {
     async fn create(&self, change: &mut Change<'_>, new: &NewTenant) -> Result<TenantRecord> {
         let call = change.call;
-        let account_id = self.account_of(change, new).await?;
+        let account_id = account_of(change, &new.account_id).await?;
         let parent = parent_of(change, new).await?;
         let service_line = match &parent {
             Some(parent) if parent.is_provider() => parent.service_line,
@@ -558,15 +676,21 @@ impl Tenants {
         Ok(record)
     }
 
-    /// The account of a new tenant: that of the call, else the one named, else the default.
-    async fn account_of(&self, change: &mut Change<'_>, new: &NewTenant) -> Result<String> {
-        if let Some(account) = &change.call.account {
-            return Ok(account.clone());
+    /// Reads a request with what its template gives (2-18).
+    async fn with_template(
+        &self,
+        change: &mut Change<'_>,
+        request: &pb::CreateTenantRequest,
+    ) -> Result<NewTenant> {
+        let tenant = request.tenant.as_ref().ok_or(Error::invalid("tenant", "is required"))?;
+        if !tenant.account_id.is_empty() {
+            reference("tenant.account_id", &tenant.account_id)?;
         }
-        let account =
-            if new.account_id.is_empty() { directory::DEFAULT_ACCOUNT } else { &new.account_id };
-        directory::accounts::require(change.conn(), account).await?;
-        Ok(account.to_owned())
+        let account = account_of(change, &tenant.account_id).await?;
+        let template = &request.template_id;
+        let defaults = directory::templates::defaults(change.conn(), &account, template).await?;
+        let tenant = Some(with_defaults(tenant, defaults));
+        NewTenant::try_from(&pb::CreateTenantRequest { tenant, ..request.clone() })
     }
 
     async fn update(
@@ -632,7 +756,13 @@ impl Tenants {
         Ok(after)
     }
 
-    async fn delete(&self, change: &mut Change<'_>, id: &str, etag: &str) -> Result<TenantRecord> {
+    async fn delete(
+        &self,
+        change: &mut Change<'_>,
+        id: &str,
+        etag: &str,
+        even_full: bool,
+    ) -> Result<(TenantRecord, Vec<String>)> {
         let scope = &change.call.scope;
         let mut tenant = store::find_for_update(change.conn(), scope, id).await?;
         check_etag(etag, tenant.version, Kind::Tenant, id)?;
@@ -668,10 +798,23 @@ impl Tenants {
             });
         }
 
+        let owner = TenantOfCall {
+            uid: tenant.uid,
+            tenant_id: tenant.tenant_id.clone(),
+            account_id: tenant.account_id.clone(),
+            named: false,
+        };
+        let deleted_groups = if even_full {
+            groups::delete_all(change, &owner).await?
+        } else {
+            groups::check_none(change, &owner).await?;
+            Vec::new()
+        };
+
         store::update(change.conn(), &tenant).await?;
         let after = before.with(tenant);
         tell(change, "tenant.deleted", Some(&before), &after).await?;
-        Ok(after)
+        Ok((after, deleted_groups))
     }
 
     async fn undelete(
@@ -697,6 +840,7 @@ impl Tenants {
         let before = store::complete_one(change.conn(), now, tenant.clone()).await?;
         tenant.undelete(now)?;
         room?;
+        entitlements::check_again(change, &tenant).await?;
         if parent_state == Some(TenantState::Deleted) {
             return Err(Error::WrongState {
                 reason: ErrorReason::TenantNotActive,
@@ -726,6 +870,16 @@ impl Tenants {
             _ => Ok(()),
         }
     }
+}
+
+/// The account of a new tenant: that of the call, else the one named, else the default.
+async fn account_of(change: &mut Change<'_>, named: &str) -> Result<String> {
+    if let Some(account) = &change.call.account {
+        return Ok(account.clone());
+    }
+    let account = if named.is_empty() { directory::DEFAULT_ACCOUNT } else { named };
+    directory::accounts::require(change.conn(), account).await?;
+    Ok(account.to_owned())
 }
 
 /// The parent of a new tenant, held until the transaction ends (1-09, 1-10).

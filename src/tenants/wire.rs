@@ -337,7 +337,10 @@ impl TryFrom<&pb::UpdateTenantRequest> for TenantPatch {
             present_paths(pb)
         } else if mask.iter().any(|path| path == "*") {
             let whole = |path: &&&str| !path.contains('.');
-            MUTABLE.iter().filter(whole).map(|path| (*path).to_owned()).collect()
+            let all = MUTABLE.iter().filter(whole).map(|path| (*path).to_owned());
+            // What cannot be changed is not cleared; but what is sent of it must be as it is stored.
+            let sent = present_paths(pb);
+            all.chain(sent.into_iter().filter(|path| IMMUTABLE.contains(&path.as_str()))).collect()
         } else {
             mask.to_vec()
         };

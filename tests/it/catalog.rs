@@ -297,3 +297,34 @@ async fn a_template_sets_nothing_but_defaults() {
     let category = root.call("CreateTenantTemplate", category).await.unwrap_err();
     assert_eq!(fields(&category), ["tenant_template.category"]);
 }
+
+/// 2-18: what the request leaves out comes from the template, and what it says wins.
+#[tokio::test]
+async fn a_new_tenant_has_what_its_template_gives_and_its_request_leaves_out() {
+    let app = App::start().await;
+    let root = app.as_root();
+    let defaults = json!({"description": "from gold", "tag": "gold", "contract_mode":
+        "CONTRACT_MODE_TRIAL", "contact": {"name": "Desk"}, "labels": {"tier": "gold"}});
+    let template = json!({"tenant_template": {"template_id": "gold", "defaults": defaults}});
+    root.call("CreateTenantTemplate", template).await.unwrap();
+    let new = |template: &str| {
+        json!({"template_id": template, "tenant": {"tenant_id": "foo", "name": "Foo", "tag": "own",
+            "type": "TENANT_TYPE_PRODUCT", "organization_kind": "ORGANIZATION_KIND_ENTERPRISE"}})
+    };
+
+    let unknown = root.call("CreateTenant", new("silver")).await.unwrap_err();
+    let malformed = root.call("CreateTenant", new("No Id")).await.unwrap_err();
+    let without = root.call("CreateTenant", new("")).await.unwrap_err();
+    let made = root.call("CreateTenant", new("gold")).await.unwrap();
+
+    assert_eq!(told(&unknown), "NotFound TEMPLATE_NOT_FOUND");
+    assert_eq!(fields(&malformed), ["template_id"]);
+    assert_eq!(fields(&without), ["tenant.description"], "a template may give what is required");
+    let tenant = &made["tenant"];
+    assert_eq!((&tenant["tag"], &tenant["description"]), (&json!("own"), &json!("from gold")));
+    assert_eq!(tenant["contract_mode"], "CONTRACT_MODE_TRIAL");
+    assert_eq!(tenant["contact"], json!({"name": "Desk"}));
+    assert_eq!(tenant["labels"], json!({"tier": "gold"}));
+    root.call("DeleteTenantTemplate", json!({"template_id": "gold"})).await.unwrap();
+    assert_eq!(root.get("foo").await.unwrap().tag(), "own");
+}

@@ -96,7 +96,8 @@ fn requests_of_one_kind_have_one_form() {
             .any(|verb| method.name().starts_with(verb));
         assert_eq!(takes("request_id"), changes, "{}", method.name());
         assert_eq!(takes("validate_only"), changes, "{}", method.name());
-        let changes_what_is_there = changes && !method.name().starts_with("Create");
+        let adds = ["Create", "Record"].iter().any(|verb| method.name().starts_with(verb));
+        let changes_what_is_there = changes && !adds;
         assert_eq!(takes("etag"), changes_what_is_there, "{}", method.name());
 
         let lists = method.name().starts_with("List");

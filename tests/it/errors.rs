@@ -145,6 +145,11 @@ async fn refusals(app: &App) -> Vec<(&'static str, Status)> {
         ..Default::default()
     };
     add("LAST_ADMIN_KEY", root.keys().revoke_api_key(last).await.unwrap_err());
+    let of_full = root.with("x-tenant-id", "parent");
+    let group = json!({"group": {"group_id": "one", "name": "One"}});
+    of_full.call("CreateGroup", group).await.unwrap();
+    root.delete("child").await.unwrap();
+    add("TENANT_NOT_EMPTY", delete(&root, "parent", "").await);
     add("SERVICE_PROVIDER_NOT_DELETABLE", delete(&root, "provider", "").await);
     let lock = json!({"tenant_id": "foo", "mode": "LOCK_MODE_FULL", "reason": "unpaid"});
     root.call("LockTenant", lock).await.unwrap();
@@ -171,7 +176,7 @@ async fn refusals(app: &App) -> Vec<(&'static str, Status)> {
         let missing = root.call(&get, json!({ id: record[id] })).await.unwrap_err();
         let new = json!({ name: record });
         root.call(&format!("Create{kind}"), new.clone()).await.unwrap();
-        let taken = root.call(&format!("Create{kind}"), new).await.unwrap_err();
+        let again = root.call(&format!("Create{kind}"), new).await.unwrap_err();
         let (not_found, exists) = match kind {
             "Reseller" => ("RESELLER_NOT_FOUND", "RESELLER_ALREADY_EXISTS"),
             "Backend" => ("BACKEND_NOT_FOUND", "BACKEND_ALREADY_EXISTS"),
@@ -179,7 +184,7 @@ async fn refusals(app: &App) -> Vec<(&'static str, Status)> {
             _ => ("TEMPLATE_NOT_FOUND", "TEMPLATE_ALREADY_EXISTS"),
         };
         add(not_found, missing);
-        add(exists, taken);
+        add(exists, again);
     }
     root.create(pb::Tenant { protected: Some(true), ..tenant("protected") }).await.unwrap();
     let admin =
@@ -202,6 +207,30 @@ async fn refusals(app: &App) -> Vec<(&'static str, Status)> {
     let group = pb::CreateGroupRequest { group: Some(group), ..Default::default() };
     own.tenants().create_group(group.clone()).await.unwrap();
     add("GROUP_ALREADY_EXISTS", own.tenants().create_group(group).await.unwrap_err());
+    let usage = pb::UsageRecord {
+        usage_type: pb::UsageType::Users.into(),
+        aggregation_period: pb::AggregationPeriod::Daily.into(),
+        start_time: Some("2026-11-22T00:00:00Z".parse().unwrap()),
+        ..Default::default()
+    };
+    let usage = pb::RecordUsageRequest { usage_record: Some(usage), ..Default::default() };
+    of_foo.tenants().record_usage(usage.clone()).await.unwrap();
+    add("USAGE_ALREADY_RECORDED", of_foo.tenants().record_usage(usage).await.unwrap_err());
+    let entitlement = pb::Entitlement {
+        r#type: pb::EntitlementType::Users.into(),
+        quantity: Some(1),
+        contract_mode: pb::ContractMode::Production.into(),
+        ..Default::default()
+    };
+    let set = pb::SetEntitlementRequest { entitlement: Some(entitlement), ..Default::default() };
+    let below = pb::Tenant { parent_tenant_id: Some("provider".into()), ..tenant("below") };
+    root.create(below).await.unwrap();
+    let below = root.with("x-tenant-id", "below");
+    add("ENTITLEMENT_EXCEEDED", below.tenants().set_entitlement(set.clone()).await.unwrap_err());
+    let issuer = pb::Tenant { service_line: pb::ServiceLine::Issuance.into(), ..tenant("issuer") };
+    root.create(issuer).await.unwrap();
+    let issuer = root.with("x-tenant-id", "issuer");
+    add("ISSUANCE_BUNDLE_INVALID", issuer.tenants().set_entitlement(set).await.unwrap_err());
     let weak = create_key(&own, pb::ApiKey { roles: vec!["auditor".into()], ..Default::default() });
     add("PERMISSION_MISSING", weak.await.unwrap_err());
     told
@@ -229,9 +258,10 @@ async fn every_reason_is_produced_with_its_code_and_all_that_errors_carry() {
         reason if reason.starts_with("INVALID_") && reason != "INVALID_STATE_TRANSITION" => {
             "InvalidArgument"
         }
-        "IMMUTABLE_FIELD" | "PARENT_REQUIRED" => "InvalidArgument",
+        "IMMUTABLE_FIELD" | "PARENT_REQUIRED" | "ISSUANCE_BUNDLE_INVALID" => "InvalidArgument",
+        "USAGE_ALREADY_RECORDED" => "AlreadyExists",
+        "ENTITLEMENT_EXCEEDED" | "TENANT_LIMIT_EXCEEDED" => "ResourceExhausted",
         "ETAG_MISMATCH" => "Aborted",
-        "TENANT_LIMIT_EXCEEDED" => "ResourceExhausted",
         _ => "FailedPrecondition",
     };
     let legacy: BTreeMap<&str, &str> = [

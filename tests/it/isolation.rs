@@ -53,6 +53,33 @@ async fn world() -> World {
         let request = pb::CreateGroupRequest { group: Some(group), ..Default::default() };
         let low = root.with("x-tenant-id", &format!("{account}-low"));
         low.tenants().create_group(request).await.unwrap();
+        let setting =
+            pb::ServiceSetting { name: format!("{account}.setting"), ..Default::default() };
+        let request =
+            pb::UpdateServiceSettingsRequest { settings: vec![setting], ..Default::default() };
+        low.tenants().update_service_settings(request).await.unwrap();
+        let usage = pb::UsageRecord {
+            usage_type: pb::UsageType::Users.into(),
+            aggregation_period: pb::AggregationPeriod::Daily.into(),
+            start_time: Some("2026-11-22T00:00:00Z".parse().unwrap()),
+            bundle_type: format!("{account} bundle"),
+            ..Default::default()
+        };
+        let request = pb::RecordUsageRequest { usage_record: Some(usage), ..Default::default() };
+        low.tenants().record_usage(request).await.unwrap();
+        for tenant in ["high", "low"] {
+            let entitlement = pb::Entitlement {
+                r#type: pb::EntitlementType::Users.into(),
+                quantity: Some(10),
+                contract_mode: pb::ContractMode::Production.into(),
+                contract_number: format!("{account}-contract"),
+                ..Default::default()
+            };
+            let entitlement = Some(entitlement);
+            let request = pb::SetEntitlementRequest { entitlement, ..Default::default() };
+            let on_it = root.with("x-tenant-id", &format!("{account}-{tenant}"));
+            on_it.tenants().set_entitlement(request).await.unwrap();
+        }
         if account == "ours" {
             strangers.insert("account-admin", admin);
         }
@@ -154,6 +181,29 @@ fn attacks(world: &World, method: &MethodDescriptor) -> Vec<String> {
         "ListGroups" => {
             vec!["{}".into(), r#"{"filter": "group_id = \"theirs-group\""}"#.into()]
         }
+        "ListServiceSettings" => {
+            vec!["{}".into(), r#"{"filter": "name = \"theirs.setting\""}"#.into()]
+        }
+        "ListEntitlements" => vec!["{}".into(), r#"{"filter": "type = USERS"}"#.into()],
+        "UpdateServiceSettings" => named(
+            r#"{"settings": [{"name": "mail", "enabled": true}], "remove_others": true,
+                "validate_only": true}"#,
+        ),
+        "RecordUsage" => named(
+            r#"{"usage_record": {"usage_type": "USAGE_TYPE_USERS",
+                "aggregation_period": "AGGREGATION_PERIOD_DAILY",
+                "start_time": "2026-11-21T00:00:00Z"}, "validate_only": true}"#,
+        ),
+        "ListUsage" => [
+            r#"{"filter": "start_time > \"2020-01-01T00:00:00Z\""}"#,
+            r#"{"filter": "NOT start_time < \"2020-01-01T00:00:00Z\" AND tenant_id = theirs-low"}"#,
+        ]
+        .map(str::to_owned)
+        .into(),
+        "SetEntitlement" => named(
+            r#"{"entitlement": {"type": "ENTITLEMENT_TYPE_USERS", "quantity": 1,
+                "contract_mode": "CONTRACT_MODE_PRODUCTION"}, "validate_only": true}"#,
+        ),
         "GetAccount" | "DeleteAccount" => named(r#"{"account_id": "theirs"}"#),
         "UpdateAccount" => named(r#"{"account": {"account_id": "theirs", "name": "owned"}}"#),
         "CreateAccount" => named(r#"{"account": {"account_id": "new", "name": "New"}}"#),
@@ -233,6 +283,9 @@ async fn everything(app: &App) -> Vec<String> {
     let query = "select t::text as text from tenants t union all select a::text from accounts a
         union all select k::text from api_keys k union all select d::text from domains d
         union all select e::text from environments e union all select g::text from tenant_groups g
+        union all select s::text from tenant_service_settings s
+        union all select u::text from tenant_usage_records u
+        union all select n::text from tenant_entitlements n
         order by 1";
     let rows: Vec<Row> =
         diesel_async::RunQueryDsl::load(diesel::sql_query(query), &mut app.superuser().await)
@@ -554,7 +607,8 @@ async fn keys_of_a_deleted_tenant_rest_until_it_is_back() {
     let own = &world.strangers["tenant-admin"];
     let root = world.app.as_root();
 
-    root.delete("ours-low").await.unwrap();
+    let delete = json!({"tenant_id": "ours-low", "delete_even_if_non_empty": true});
+    root.call("DeleteTenant", delete).await.unwrap();
     let refusal = own.get("").await.unwrap_err();
     root.undelete("ours-low").await.unwrap();
 

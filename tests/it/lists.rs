@@ -112,6 +112,8 @@ async fn a_filter_finds_what_it_says() {
         ("external_ids.2 = x-1", ""),
         ("labels.team = blue", "acme"),
         ("labels.team != blue", "beta kid provider"),
+        ("labels.nothing = \"\"", ""),
+        ("external_ids.nothing = \"\"", ""),
         ("labels.team = \"*e*\"", "acme beta"),
         ("create_time > \"2020-01-01T00:00:00Z\"", all),
         ("create_time < \"2020-01-01T00:00:00Z\"", ""),

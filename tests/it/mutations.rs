@@ -216,6 +216,7 @@ async fn validate_only_answers_what_would_be_and_leaves_nothing() {
         auto_create_domain: Some(true),
         request_id,
         validate_only,
+        ..Default::default()
     };
     let created = root.tenants().create_tenant(request).await.unwrap().into_inner();
     let (request_id, validate_only) = only("update");
@@ -490,6 +491,45 @@ async fn change_by(method: &str, root: &Caller, own: &Caller, id: &str) -> &'sta
             let request = pb::DeleteGroupRequest { group_id: id.into(), ..Default::default() };
             owned.delete_group(request).await.unwrap();
             "group.deleted"
+        }
+        "UpdateServiceSettings" => {
+            let setting = pb::ServiceSetting { name: id.into(), enabled: true };
+            let request =
+                pb::UpdateServiceSettingsRequest { settings: vec![setting], ..Default::default() };
+            owned.update_service_settings(request).await.unwrap();
+            "service_settings.updated"
+        }
+        "RecordUsage" => {
+            let usage_type = match id.split('-').next() {
+                Some("plain") => pb::UsageType::Users,
+                _ => pb::UsageType::Issuance,
+            };
+            let usage_record = pb::UsageRecord {
+                usage_type: usage_type.into(),
+                aggregation_period: pb::AggregationPeriod::Daily.into(),
+                start_time: Some("2026-11-22T00:00:00Z".parse().unwrap()),
+                ..Default::default()
+            };
+            let request =
+                pb::RecordUsageRequest { usage_record: Some(usage_record), ..Default::default() };
+            owned.record_usage(request).await.unwrap();
+            "usage_record.created"
+        }
+        "SetEntitlement" => {
+            let entitlement_type = match id.split('-').next() {
+                Some("plain") => pb::EntitlementType::Users,
+                _ => pb::EntitlementType::Transactions,
+            };
+            let entitlement = pb::Entitlement {
+                r#type: entitlement_type.into(),
+                quantity: Some(10),
+                contract_mode: pb::ContractMode::Production.into(),
+                ..Default::default()
+            };
+            let entitlement = Some(entitlement);
+            let request = pb::SetEntitlementRequest { entitlement, ..Default::default() };
+            owned.set_entitlement(request).await.unwrap();
+            "entitlement.created"
         }
         "CreateAccount" => {
             directory.create_account(new_account).await.unwrap();

@@ -412,6 +412,11 @@ async fn another_master_key_than_the_databases_own_is_refused() {
 
     assert!(!status.success());
     assert!(told.contains("keys.master_key_file"), "{told}");
+    std::fs::remove_file(&file).unwrap();
+    let (status, _, told) = outside.output(&["key", "create", "--role", "system-admin"]);
+    assert!(!status.success());
+    assert!(told.contains("master.key"), "{told}");
+    assert!(!file.exists(), "nothing takes the place of one that is lost");
 }
 
 /// What the database consists of: tables, columns, constraints, indexes, policies, rights, functions.

@@ -90,6 +90,30 @@ impl World {
                 };
                 let group = pb::CreateGroupRequest { group: Some(group), ..Default::default() };
                 on_it.tenants().create_group(group).await.unwrap();
+                let setting = pb::ServiceSetting { name: "mail".into(), enabled: true };
+                let settings = pb::UpdateServiceSettingsRequest {
+                    settings: vec![setting],
+                    ..Default::default()
+                };
+                on_it.tenants().update_service_settings(settings).await.unwrap();
+                let usage = pb::UsageRecord {
+                    usage_type: pb::UsageType::Users.into(),
+                    aggregation_period: pb::AggregationPeriod::Daily.into(),
+                    start_time: Some("2026-11-22T00:00:00Z".parse().unwrap()),
+                    ..Default::default()
+                };
+                let usage =
+                    pb::RecordUsageRequest { usage_record: Some(usage), ..Default::default() };
+                on_it.tenants().record_usage(usage).await.unwrap();
+                let entitlement = pb::Entitlement {
+                    r#type: pb::EntitlementType::Users.into(),
+                    quantity: Some(10),
+                    contract_mode: pb::ContractMode::Production.into(),
+                    ..Default::default()
+                };
+                let entitlement = Some(entitlement);
+                let set = pb::SetEntitlementRequest { entitlement, ..Default::default() };
+                on_it.tenants().set_entitlement(set).await.unwrap();
             }
         }
         let mut superuser = app.superuser().await;
@@ -142,6 +166,9 @@ async fn each_scope_sees_its_own_rows_of_every_table_and_no_others() {
             ("tenant_external_ids", "claim.tenant_uid"),
             ("api_keys", "claim.tenant_uid"),
             ("tenant_groups", "claim.tenant_uid"),
+            ("tenant_service_settings", "claim.tenant_uid"),
+            ("tenant_usage_records", "claim.tenant_uid"),
+            ("tenant_entitlements", "claim.tenant_uid"),
         ];
         for (table, owner) in owners {
             let query = format!(
@@ -181,7 +208,15 @@ async fn no_row_is_counted_that_belongs_to_a_hidden_tenant() {
     let world = World::new().await;
     for (scope, seen) in world.scopes() {
         let mut within = world.within(&scope).await;
-        for table in ["tenant_directory", "tenant_external_ids", "api_keys", "tenant_groups"] {
+        for table in [
+            "tenant_directory",
+            "tenant_external_ids",
+            "api_keys",
+            "tenant_groups",
+            "tenant_service_settings",
+            "tenant_usage_records",
+            "tenant_entitlements",
+        ] {
             let owned = format!("{table} where tenant_uid is not null");
             let of_seen = format!(
                 "{table} c join tenants t on t.uid = c.tenant_uid where t.tenant_id = any('{{{}}}')",
@@ -278,6 +313,58 @@ async fn no_row_can_be_moved_or_written_out_of_a_scope() {
     }
 }
 
+/// No tenant raises itself: what it sees of its own, and only that, it does not write.
+#[tokio::test]
+async fn a_scope_gives_nothing_to_its_own_tenant() {
+    let world = World::new().await;
+    let (high, low) = (world.uids["a-high"], world.uids["a-low"]);
+    let raise = |uid: Uuid| {
+        [
+            format!("update tenant_entitlements set quantity = 1000 where tenant_uid = '{uid}'"),
+            format!(
+                "insert into tenant_entitlements values ('{uid}', 'TRANSACTIONS', \
+                 gen_random_uuid(), 'ACTIVE', 1, 'PRODUCTION', '', now(), null, '{{}}', now(), \
+                 now(), 1)"
+            ),
+            format!("insert into tenant_service_settings values ('{uid}', 'more', true)"),
+            format!(
+                "insert into tenant_usage_records values ('{uid}', gen_random_uuid(), 'ISSUANCE', \
+                 'DAILY', '2026-11-22Z', '2026-11-23Z', 1, false, '')"
+            ),
+        ]
+    };
+    let silent = |uid: Uuid| {
+        [
+            format!(
+                "update tenant_service_settings set enabled = false where tenant_uid = '{uid}'"
+            ),
+            format!("delete from tenant_service_settings where tenant_uid = '{uid}'"),
+        ]
+    };
+    for (scope, own) in [(Scope::Tenant(low), low), (Scope::Provider(high), high)] {
+        for statement in raise(own) {
+            let mut within = world.within(&scope).await;
+            let done = sql_query(&statement).execute(within.conn()).await;
+            let refusal = done.expect_err(&statement).to_string();
+            assert!(refusal.contains("row-level security"), "{scope:?} {statement}: {refusal}");
+            within.rollback().await.unwrap();
+        }
+        for statement in silent(own) {
+            let mut within = world.within(&scope).await;
+            let done = sql_query(&statement).execute(within.conn()).await;
+            assert_eq!(done.unwrap(), 0, "{scope:?} {statement}");
+            within.rollback().await.unwrap();
+        }
+    }
+    // The positive control: to a tenant below it, a provider does all of that.
+    for statement in raise(low).into_iter().chain(silent(low)) {
+        let mut within = world.within(&Scope::Provider(high)).await;
+        let done = sql_query(&statement).execute(within.conn()).await;
+        assert_eq!(done.unwrap(), 1, "{statement}");
+        within.rollback().await.unwrap();
+    }
+}
+
 /// A row names its owner by account and by tenant: both must be within the scope, and one owner.
 #[tokio::test]
 async fn no_row_belongs_half_to_somebody_else() {
@@ -350,6 +437,29 @@ async fn a_transaction_that_is_dropped_half_way_leaves_nothing() {
     }
     let changed = "select count(*) as number from tenants where name = 'gone'";
     assert_eq!(count(&world.app, changed).await, 0);
+}
+
+/// What nobody waits for any more does not run on, whatever its timeout.
+#[tokio::test]
+async fn a_statement_that_is_dropped_is_cancelled() {
+    let world = World::new().await;
+    let running = "select count(*) as number from pg_stat_activity where state = 'active' \
+                   and query like '%pg_sleep(600)%' and pid <> pg_backend_pid()";
+    let mut within = world.within(&Scope::System).await;
+    let sleep = "set local statement_timeout = 0; select pg_sleep(600)";
+    let sleeps = within.conn().batch_execute(sleep);
+    tokio::select! {
+        done = sleeps => panic!("it sleeps: {done:?}"),
+        () = async { while count(&world.app, running).await == 0 {} } => {}
+    }
+
+    drop(within);
+
+    let end = soon();
+    while count(&world.app, running).await > 0 {
+        assert!(Instant::now() < end, "the statement runs on");
+        tokio::task::yield_now().await;
+    }
 }
 
 #[tokio::test]
@@ -520,13 +630,15 @@ async fn each_role_has_the_rights_of_its_job_and_no_others() {
             "service products delete insert select update",
             "service resellers delete insert select update",
             "service tenant_directory delete insert select",
+            "service tenant_entitlements insert select update",
             "service tenant_external_ids delete insert select update",
+            "service tenant_groups delete insert select update",
             "service tenant_ip_allowlists insert select update",
+            "service tenant_service_settings delete insert select update",
             "service tenant_templates delete insert select update",
+            "service tenant_usage_records insert select",
             "service tenants insert select",
             "verifier account_ip_allowlists(account_id,enabled,rules) select",
-            "service tenant_groups delete insert select update",
-            "service tenants delete insert select update",
             "verifier api_keys(account_id,digest,environment,expire_time,master_key_version,number,\
              reseller_id,revoke_time,roles,route,scope,tenant_uid) select",
             "verifier tenant_ip_allowlists(enabled,rules,tenant_uid) select",
