@@ -18,6 +18,8 @@ use crate::{
 
 const SIZE_DEFAULT: i32 = 50;
 const SIZE_MAX: i32 = 1000;
+/// How large an answer may be. Most clients take messages of up to 4 MiB.
+const PAGE_BYTES_MAX: usize = 3 << 20;
 
 /// Where a page ended: the last row's value of the order field, and what tells it from its equals.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -108,10 +110,27 @@ impl Page {
 
     /// Cuts the rows fetched to the page; answers the token of the next one, empty on the last.
     pub fn finish<R>(&self, rows: &mut Vec<R>, place: impl Fn(&R) -> Place) -> String {
-        if rows.len() <= self.size {
+        self.finish_within(rows, |_| 0, place)
+    }
+
+    /// As [`Page::finish`], for rows that may be large: `bytes` says how large about. A page with more
+    /// than clients take at once is cut shorter, but never to nothing.
+    pub fn finish_within<R>(
+        &self,
+        rows: &mut Vec<R>,
+        bytes: impl Fn(&R) -> usize,
+        place: impl Fn(&R) -> Place,
+    ) -> String {
+        let mut total = 0;
+        let fits = |row: &&R| {
+            total += bytes(row);
+            total <= PAGE_BYTES_MAX
+        };
+        let keep = rows.iter().take_while(fits).count().clamp(1, self.size);
+        if rows.len() <= keep {
             return String::new();
         }
-        rows.truncate(self.size);
+        rows.truncate(keep);
         rows.last().map_or_else(String::new, |last| {
             let token = Token {
                 binding: self.binding.clone(),

@@ -406,21 +406,27 @@ pub(super) async fn list(
         }
         _ => seek!(query, products::product_code, after, down),
     };
-    let mut found: Vec<Product> = query
+    let found: Vec<Product> = query
         .then_order_by((products::account_id, products::product_code))
         .limit(list.page.limit())
         .select(Product::as_select())
         .load(conn)
         .await?;
-    let token = list.page.finish(&mut found, |row| {
-        let value = match list.order.field {
-            "name" => row.name.clone(),
-            "create_time" => row.create_time.timestamp_micros().to_string(),
-            _ => row.product_code.clone(),
-        };
-        Place { value, id: format!("{}/{}", row.account_id, row.product_code) }
-    });
-    Ok((complete(conn, found).await?, token))
+    let mut found = complete(conn, found).await?;
+    let bytes = |record: &ProductRecord| {
+        let packages = record.packages.iter();
+        packages.map(|package| package.name.len() + package.description.len() + 100).sum()
+    };
+    let token =
+        list.page.finish_within(&mut found, bytes, |ProductRecord { product: row, .. }| {
+            let value = match list.order.field {
+                "name" => row.name.clone(),
+                "create_time" => row.create_time.timestamp_micros().to_string(),
+                _ => row.product_code.clone(),
+            };
+            Place { value, id: format!("{}/{}", row.account_id, row.product_code) }
+        });
+    Ok((found, token))
 }
 
 impl From<ProductRecord> for pb::Product {

@@ -269,7 +269,8 @@ pub(super) async fn list(
         .select(Reseller::as_select())
         .load(conn)
         .await?;
-    let token = list.page.finish(&mut found, |row| {
+    let bytes = |row: &Reseller| row.extra_data.as_ref().map_or(0, |data| data.to_string().len());
+    let token = list.page.finish_within(&mut found, bytes, |row| {
         let value = match list.order.field {
             "external_name" => row.external_name.clone(),
             "create_time" => row.create_time.timestamp_micros().to_string(),

@@ -262,7 +262,8 @@ pub(super) async fn list(
         .select(TenantTemplate::as_select())
         .load(conn)
         .await?;
-    let token = list.page.finish(&mut found, |row| {
+    let bytes = |row: &TenantTemplate| row.defaults.to_string().len();
+    let token = list.page.finish_within(&mut found, bytes, |row| {
         let value = match list.order.field {
             "create_time" => row.create_time.timestamp_micros().to_string(),
             _ => row.template_id.clone(),

@@ -8,12 +8,11 @@ use diesel::{
     sql_types::{Bool, Nullable, Text, Timestamptz},
 };
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
+use prost::Message as _;
 use uuid::Uuid;
 
 use super::{
-    model::{
-        ContractMode, OrganizationKind, ServiceLine, Tenant, TenantRecord, TenantState, TenantType,
-    },
+    model::{ContractMode, OrganizationKind, ServiceLine, Tenant, TenantState, TenantType},
     store::{Claim, Condition, complete, tenants_in},
 };
 use crate::{
@@ -111,7 +110,7 @@ impl TenantQuery {
         conn: &mut AsyncPgConnection,
         scope: &Scope,
         now: DateTime<Utc>,
-    ) -> Result<(Vec<TenantRecord>, String)> {
+    ) -> Result<(Vec<pb::Tenant>, String)> {
         let mut query = tenants_in(scope).into_boxed::<Pg>();
         if !self.show_deleted {
             query = query.filter(tenants::state.ne(TenantState::Deleted));
@@ -167,14 +166,18 @@ impl TenantQuery {
                 seek!(query, tenants::create_time, time, down)
             }
         };
-        let mut found: Vec<Tenant> = query
+        let found: Vec<Tenant> = query
             .then_order_by(tenants::uid)
             .limit(self.page.limit())
             .select(Tenant::as_select())
             .load(conn)
             .await?;
-        let token = self.page.finish(&mut found, |tenant| self.place(tenant, now));
-        Ok((complete(conn, now, found).await?, token))
+        let places = found.iter().map(|tenant| self.place(tenant, now)).collect::<Vec<_>>();
+        let told = complete(conn, now, found).await?.into_iter().map(pb::Tenant::from);
+        let mut told = told.zip(places).collect::<Vec<_>>();
+        let bytes = |(tenant, _): &(pb::Tenant, Place)| tenant.encoded_len();
+        let token = self.page.finish_within(&mut told, bytes, |(_, place)| place.clone());
+        Ok((told.into_iter().map(|(tenant, _)| tenant).collect(), token))
     }
 
     fn place(&self, tenant: &Tenant, now: DateTime<Utc>) -> Place {

@@ -116,12 +116,11 @@ impl TenantService for Tenants {
         let (call, request) = Call::of(request)?;
         let query = list::TenantQuery::read(&call, &request)?;
 
-        let (records, next_page_token) = self
+        let (tenants, next_page_token) = self
             .0
             .read(&call, async |conn| query.run(conn, &call.scope, self.0.clock.now()).await)
             .await?;
 
-        let tenants = records.into_iter().map(pb::Tenant::from).collect();
         Ok(Response::new(pb::ListTenantsResponse { tenants, next_page_token }))
     }
 

@@ -358,3 +358,44 @@ async fn deleted_tenants_are_listed_only_when_asked_for() {
     assert_eq!(list("state = DELETED", true).await, "gone");
     assert_eq!(list("tenant_id = gone", false).await, "");
 }
+
+/// Most clients take 4 MiB at once: a page of large tenants is shorter than was asked for, and goes on.
+#[tokio::test]
+async fn a_page_is_never_larger_than_clients_take() {
+    let app = App::start().await;
+    let root = app.as_root();
+    let large = prost_types::Struct {
+        fields: [(
+            "text".to_owned(),
+            prost_types::Value {
+                kind: Some(prost_types::value::Kind::StringValue("x".repeat(64_000))),
+            },
+        )]
+        .into(),
+    };
+    for number in 0..70 {
+        let profile = Some(large.clone());
+        root.create(pb::Tenant { profile, ..tenant(&format!("t-{number:02}")) }).await.unwrap();
+    }
+    let mut all = Vec::new();
+    let mut pages = 0;
+    let mut page_token = String::new();
+    loop {
+        let request = pb::ListTenantsRequest {
+            page_size: 1000,
+            page_token,
+            order_by: "tenant_id".into(),
+            ..Default::default()
+        };
+        let answer = root.tenants().list_tenants(request).await.unwrap().into_inner();
+        pages += 1;
+        all.extend(answer.tenants.into_iter().map(|tenant| tenant.tenant_id));
+        page_token = answer.next_page_token;
+        if page_token.is_empty() {
+            break;
+        }
+    }
+
+    assert_eq!(pages, 2);
+    assert_eq!(all, (0..70).map(|number| format!("t-{number:02}")).collect::<Vec<_>>());
+}
