@@ -72,6 +72,8 @@ pub struct Settings {
     pub tls: Tls,
     /// What is made along with a tenant.
     pub auto_create: AutoCreate,
+    /// What lists tell.
+    pub list: List,
     /// Soft deletion.
     pub deletion: Deletion,
     /// Where traces and metrics go.
@@ -163,6 +165,19 @@ pub struct Tls {
 pub struct AutoCreate {
     /// Whether a new tenant gets a default domain (2-19).
     pub tenant_default_domain: bool,
+    /// Whether a reseller that a tenant names and that is not there is made (2-16).
+    pub reseller: bool,
+    /// Whether every tenant that is created or changed has the external ids of the telephony
+    /// platform, empty where nothing else is said (2-17).
+    pub tenant_data: bool,
+}
+
+/// The settings of `list`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct List {
+    /// Whether lists of tenants tell where each is placed, to those who place them (2-28).
+    pub return_backend: bool,
 }
 
 /// The settings of `deletion`.
@@ -235,7 +250,12 @@ impl Settings {
             shutdown: Shutdown { drain: Duration::from_secs(15) },
             log: Log { format: log_format, filter: "info".to_owned() },
             tls: Tls { cert: None, key: None, client_ca: None },
-            auto_create: AutoCreate { tenant_default_domain: false },
+            auto_create: AutoCreate {
+                tenant_default_domain: false,
+                reseller: false,
+                tenant_data: false,
+            },
+            list: List { return_backend: false },
             deletion: Deletion { retention: 30 * DAY },
             otlp: Otlp { endpoint: None },
             sources: BTreeMap::new(),
@@ -428,7 +448,11 @@ fn expected(name: &str) -> &'static str {
         "idempotency.retention" | "deletion.retention" => {
             "a duration from \"1ms\" to 100 years, such as \"24h\" or \"30days\""
         }
-        "strict_metadata" | "auto_create.tenant_default_domain" => "true or false",
+        "strict_metadata"
+        | "auto_create.tenant_default_domain"
+        | "auto_create.reseller"
+        | "auto_create.tenant_data"
+        | "list.return_backend" => "true or false",
         "trusted_proxies" => {
             "a list of IP addresses or ranges, such as [\"10.0.0.0/8\"] (in the environment and \
              in --set with commas: 10.0.0.0/8,::1)"

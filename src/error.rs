@@ -45,6 +45,17 @@ pub enum Error {
         /// What was refused and what would help.
         message: String,
     },
+    /// The key may call the method, and may not say this.
+    #[error(
+        "{field} is for keys with the permission {permission} only: leave it out, or use a key with a \
+         role that has it (ListRoles shows them)"
+    )]
+    ParameterForbidden {
+        /// What was said.
+        field: &'static str,
+        /// The permission that would allow it.
+        permission: &'static str,
+    },
     /// The key may not be used from where the call comes.
     #[error(
         "the key cannot be used from {}: its IP allow-list does not have it",
@@ -355,9 +366,10 @@ impl Error {
         match self {
             Self::Invalid(_) => Code::InvalidArgument,
             Self::Unauthenticated => Code::Unauthenticated,
-            Self::Forbidden { .. } | Self::IpNotAllowed(_) | Self::Mismatch(_) => {
-                Code::PermissionDenied
-            }
+            Self::Forbidden { .. }
+            | Self::ParameterForbidden { .. }
+            | Self::IpNotAllowed(_)
+            | Self::Mismatch(_) => Code::PermissionDenied,
             Self::NotFound { .. } => Code::NotFound,
             Self::AlreadyExists { .. } => Code::AlreadyExists,
             Self::WrongState { .. } | Self::IdempotencyConflict(_) => Code::FailedPrecondition,
@@ -379,6 +391,7 @@ impl Error {
             }
             Self::Unauthenticated => ErrorReason::CredentialInvalid,
             Self::Forbidden { .. } => ErrorReason::PermissionMissing,
+            Self::ParameterForbidden { .. } => ErrorReason::UnauthorizedParameterForUserLevel,
             Self::IpNotAllowed(_) => ErrorReason::IpNotAllowed,
             Self::Mismatch(_) => ErrorReason::TenantMismatch,
             Self::NotFound { kind, .. } => kind.not_found(),
@@ -404,6 +417,9 @@ impl Error {
                 violations.first().map(|first| ("field", first.field.clone())).into_iter().collect()
             }
             Self::Forbidden { permission, .. } => vec![("permission", permission.clone())],
+            Self::ParameterForbidden { field, permission } => {
+                vec![("field", (*field).to_owned()), ("permission", (*permission).to_owned())]
+            }
             Self::IpNotAllowed(ip) => ip.map(|ip| ("ip", ip.to_string())).into_iter().collect(),
             Self::NotFound { kind, id }
             | Self::Stale { kind, id }
@@ -492,6 +508,8 @@ fn legacy_code(reason: ErrorReason) -> Option<&'static str> {
         ErrorReason::ProductOrPackageUnknown => "460",
         ErrorReason::ResellerAlreadyExists => "11",
         ErrorReason::RecordProtected => "500",
+        ErrorReason::UnauthorizedParameterForUserLevel => "58",
+        ErrorReason::NoBackendAvailable => "61",
         ErrorReason::EnvironmentNotFound => "501",
         _ => return None,
     })

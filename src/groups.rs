@@ -82,6 +82,8 @@ pub struct Group {
     pub address_country: String,
     /// The reseller it belongs to.
     pub reseller_id: Option<String>,
+    /// The account of that reseller, which is the account of the tenant.
+    pub reseller_account_id: Option<String>,
     /// When it was created.
     pub create_time: DateTime<Utc>,
     /// When it was changed last.
@@ -114,10 +116,18 @@ impl Group {
             address_post_code: String::new(),
             address_country: String::new(),
             reseller_id: None,
+            reseller_account_id: None,
             create_time: now,
             update_time: now,
             version: 1,
         }
+    }
+}
+
+impl Group {
+    /// Makes its reseller one of the account of its tenant; the table has no others.
+    fn bind_reseller(&mut self, tenant: &TenantOfCall) {
+        self.reseller_account_id = self.reseller_id.as_ref().map(|_| tenant.account_id.clone());
     }
 }
 
@@ -411,6 +421,7 @@ pub async fn create(change: &mut Change<'_>, tenant: &TenantOfCall, new: &Patch)
     let group_id = new.group_id.clone().unwrap_or_else(|| generated_id_of("g"));
     let mut group = Group::blank(tenant.uid, group_id, change.now);
     new.apply(&mut group)?;
+    group.bind_reseller(tenant);
     // An empty tenant is not deleted from under its first group, nor the other way round (2-24).
     store::hold(change.conn(), tenant).await?;
     diesel::insert_into(tenant_groups::table)
@@ -439,18 +450,29 @@ pub async fn update(
     check_etag(&patch.etag, before.version, Kind::Group, group_id)?;
     let mut after = before.clone();
     patch.apply(&mut after)?;
+    after.bind_reseller(tenant);
     if after == before {
         return Ok(before);
     }
+    keep(change, tenant, &before, &mut after).await?;
+    Ok(after)
+}
+
+/// Stores a group that has changed, and tells of it.
+async fn keep(
+    change: &mut Change<'_>,
+    tenant: &TenantOfCall,
+    before: &Group,
+    after: &mut Group,
+) -> Result<()> {
     after.update_time = change.now;
     after.version += 1;
-    diesel::update(tenant_groups::table.find((tenant.uid, group_id)))
-        .set(&after)
+    diesel::update(tenant_groups::table.find((tenant.uid, &after.group_id)))
+        .set(&*after)
         .execute(change.conn())
         .await
-        .map_err(|error| refused(error, &after))?;
-    tell(change, tenant, "group.updated", Some(&before), Some(&after)).await?;
-    Ok(after)
+        .map_err(|error| refused(error, after))?;
+    tell(change, tenant, "group.updated", Some(before), Some(after)).await
 }
 
 /// Deletes a group.
@@ -492,6 +514,9 @@ fn refused(error: DieselError, group: &Group) -> Error {
         }
         (DatabaseErrorKind::ForeignKeyViolation, Some("tenant_groups_default_domain_fkey")) => {
             Error::not_found(Kind::Domain, group.default_domain.clone().unwrap_or_default())
+        }
+        (DatabaseErrorKind::ForeignKeyViolation, Some("tenant_groups_reseller_fkey")) => {
+            Error::not_found(Kind::Reseller, group.reseller_id.clone().unwrap_or_default())
         }
         _ => error.into(),
     }
@@ -535,6 +560,52 @@ pub async fn delete_all(change: &mut Change<'_>, tenant: &TenantOfCall) -> Resul
         tell(change, tenant, "group.deleted", Some(group), None).await?;
     }
     Ok(gone.into_iter().map(|group| group.group_id).collect())
+}
+
+/// To which groups of a tenant the tenant's new reseller is passed on (2-13 to 2-15).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Heirs {
+    /// To none.
+    None,
+    /// To those that have the reseller that the tenant had, or none where it had none.
+    Alike,
+    /// To all.
+    All,
+}
+
+/// Gives groups of a tenant, which the change holds, the tenant's new reseller.
+///
+/// # Errors
+///
+/// What the database reports.
+pub async fn pass_on_reseller(
+    change: &mut Change<'_>,
+    tenant: &TenantOfCall,
+    old: Option<&str>,
+    new: Option<&str>,
+    heirs: Heirs,
+) -> Result<()> {
+    let of_tenant = tenant_groups::table
+        .filter(tenant_groups::tenant_uid.eq(tenant.uid))
+        .filter(tenant_groups::reseller_id.is_distinct_from(new))
+        .select(Group::as_select())
+        .order(tenant_groups::group_id)
+        .for_update();
+    let groups: Vec<Group> = match heirs {
+        Heirs::None => return Ok(()),
+        Heirs::All => of_tenant.load(change.conn()).await?,
+        Heirs::Alike => {
+            let alike = tenant_groups::reseller_id.is_not_distinct_from(old);
+            of_tenant.filter(alike).load(change.conn()).await?
+        }
+    };
+    for before in groups {
+        let mut after = before.clone();
+        after.reseller_id = new.map(str::to_owned);
+        after.bind_reseller(tenant);
+        keep(change, tenant, &before, &mut after).await?;
+    }
+    Ok(())
 }
 
 async fn tell(
@@ -678,6 +749,7 @@ impl From<Group> for pb::Group {
             address_post_code,
             address_country,
             reseller_id,
+            reseller_account_id: _,
             create_time,
             update_time,
             version,

@@ -69,6 +69,8 @@ diesel::table! {
         revoke_reason -> Nullable<Text>,
         /// Counts the changes of the row; the etag is made from it.
         version -> Int8,
+        /// On which backends the role multi-backend-admin places tenants (2-23).
+        backend_ids -> Array<Nullable<Text>>,
     }
 }
 
@@ -300,6 +302,8 @@ diesel::table! {
         update_time -> Timestamptz,
         /// Counts the changes of the row; the etag is made from it.
         version -> Int8,
+        /// The account of the tenant, where the group has a reseller: the first half of the reseller's key.
+        reseller_account_id -> Nullable<Text>,
     }
 }
 
@@ -452,7 +456,6 @@ diesel::joinable!(resellers -> accounts (account_id));
 diesel::joinable!(tenant_entitlements -> tenants (tenant_uid));
 diesel::joinable!(tenant_external_ids -> tenants (tenant_uid));
 diesel::joinable!(tenant_groups -> domains (default_domain));
-diesel::joinable!(tenant_groups -> tenants (tenant_uid));
 diesel::joinable!(tenant_ip_allowlists -> tenants (tenant_uid));
 diesel::joinable!(tenant_service_settings -> tenants (tenant_uid));
 diesel::joinable!(tenant_templates -> accounts (account_id));

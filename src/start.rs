@@ -285,6 +285,7 @@ pub async fn create_admin_key(
         roles: vec![Some(SYSTEM_ADMIN.to_owned())],
         environment: None,
         reseller_id: None,
+        backend_ids: Vec::new(),
         digest: digest.as_bytes().to_vec(),
         master_key_version: version,
         expire_time: None,

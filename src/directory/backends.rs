@@ -10,7 +10,7 @@ use diesel::{
 };
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 
-use super::{Listing, no_condition, still_in_use, tell};
+use super::{Listing, in_use, no_condition, still_in_use, tell};
 use crate::{
     error::{Error, Kind, Result},
     filter::{self, Condition, Field, FieldKind, Test},
@@ -20,10 +20,13 @@ use crate::{
         Call,
         mutate::{Change, check_etag, etag},
     },
-    schema::backends,
+    schema::{api_keys, backends},
     seek,
     wire::{Fields, id, reference, request_id, text, timestamp},
 };
+
+/// How long an external name may be, in characters.
+pub const NAME_MAX: usize = 80;
 
 /// A part of the platform.
 #[derive(Clone, Debug, PartialEq, HasQuery, Insertable, AsChangeset)]
@@ -54,6 +57,42 @@ pub(super) async fn find(
         .await
         .optional()?
         .ok_or_else(|| Error::not_found(Kind::Backend, backend_id))
+}
+
+/// Finds a backend by what others call it.
+///
+/// # Errors
+///
+/// What the database reports.
+pub async fn named(conn: &mut AsyncPgConnection, external_name: &str) -> Result<Option<String>> {
+    Ok(backends::table
+        .filter(backends::external_name.eq(external_name))
+        .select(backends::backend_id)
+        .get_result(conn)
+        .await
+        .optional()?)
+}
+
+/// Checks that there are these backends, and keeps them there until the transaction ends.
+///
+/// # Errors
+///
+/// `BACKEND_NOT_FOUND` for the first that is not there, or what the database reports.
+pub async fn hold_all(conn: &mut AsyncPgConnection, ids: &[String]) -> Result<()> {
+    if ids.is_empty() {
+        return Ok(());
+    }
+    let held: Vec<String> = backends::table
+        .filter(backends::backend_id.eq_any(ids))
+        .select(backends::backend_id)
+        .order(backends::backend_id)
+        .for_share()
+        .load(conn)
+        .await?;
+    match ids.iter().find(|id| !held.contains(id)) {
+        Some(missing) => Err(Error::not_found(Kind::Backend, missing)),
+        None => Ok(()),
+    }
 }
 
 /// Finds a backend and keeps others from changing it until the transaction ends.
@@ -121,7 +160,7 @@ fn name_is_taken(error: DieselError, name: &str) -> Error {
 }
 
 fn read_name(pb: &pb::Backend) -> Result<String, String> {
-    text(pb.external_name.as_deref().unwrap_or_default(), 1, 80)
+    text(pb.external_name.as_deref().unwrap_or_default(), 1, NAME_MAX)
 }
 
 const FIXED: &[&str] = &["backend_id", "create_time", "update_time", "etag"];
@@ -168,6 +207,16 @@ pub(super) async fn delete(
     let backend_id = reference("backend_id", &request.backend_id)?;
     let before = hold(change, backend_id).await?;
     check_etag(&request.etag, before.version, Kind::Backend, backend_id)?;
+    // An array has no foreign key; whoever issues a key holds its backends.
+    let keys: i64 = api_keys::table
+        .filter(api_keys::backend_ids.contains(vec![Some(backend_id)]))
+        .filter(api_keys::revoke_time.is_null())
+        .count()
+        .get_result(change.conn())
+        .await?;
+    if keys > 0 {
+        return Err(in_use(Kind::Backend, backend_id, "keys"));
+    }
     diesel::delete(backends::table.find(backend_id))
         .execute(change.conn())
         .await

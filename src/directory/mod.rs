@@ -122,12 +122,17 @@ fn still_in_use(error: DieselError, kind: Kind, id: &str, by: &str) -> Error {
         DieselError::DatabaseError(
             DatabaseErrorKind::ForeignKeyViolation | DatabaseErrorKind::RestrictViolation,
             _,
-        ) => Error::WrongState {
-            reason: ErrorReason::RecordInUse,
-            kind,
-            id: id.to_owned(),
-            message: format!("\"{id}\" is still in use by {by}: remove or change those first"),
-        },
+        ) => in_use(kind, id, by),
         other => other.into(),
+    }
+}
+
+/// Refuses to delete a record to which others still point.
+fn in_use(kind: Kind, id: &str, by: &str) -> Error {
+    Error::WrongState {
+        reason: ErrorReason::RecordInUse,
+        kind,
+        id: id.to_owned(),
+        message: format!("\"{id}\" is still in use by {by}: remove or change those first"),
     }
 }

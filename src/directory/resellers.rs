@@ -68,6 +68,24 @@ pub async fn require(
     if found == 1 { Ok(()) } else { Err(Error::not_found(Kind::Reseller, reseller_id)) }
 }
 
+/// Creates a reseller unless it is there already; its name is its id (2-16).
+///
+/// # Errors
+///
+/// What the database reports.
+pub async fn ensure(change: &mut Change<'_>, account_id: &str, reseller_id: &str) -> Result<()> {
+    let new = Reseller {
+        account_id: account_id.to_owned(),
+        reseller_id: reseller_id.to_owned(),
+        external_name: reseller_id.to_owned(),
+        extra_data: None,
+        create_time: change.now,
+        update_time: change.now,
+        version: 1,
+    };
+    insert(change, new).await.map(|_| ())
+}
+
 async fn insert(change: &mut Change<'_>, new: Reseller) -> Result<Option<pb::Reseller>> {
     let rows = diesel::insert_into(resellers::table)
         .values(&new)

@@ -57,6 +57,8 @@ pub struct ApiKey {
     pub environment: Option<String>,
     /// The reseller that its role `reseller` is bound to.
     pub reseller_id: Option<String>,
+    /// The backends that its role `multi-backend-admin` is bound to.
+    pub backend_ids: Vec<Option<String>>,
     /// What is stored of the secret.
     pub digest: Vec<u8>,
     /// The version of the master key that made the digest.
@@ -117,6 +119,7 @@ pub struct ResolvedKey {
     pub roles: Vec<Option<String>>,
     pub environment: Option<String>,
     pub reseller_id: Option<String>,
+    pub backend_ids: Vec<Option<String>>,
     pub digest: Vec<u8>,
     pub master_key_version: i16,
     pub expire_time: Option<DateTime<Utc>>,

@@ -47,6 +47,9 @@ pub const SYSTEM_ADMIN: &str = "system-admin";
 /// The role whose keys are bound to the tenants of one reseller.
 pub const RESELLER: &str = "reseller";
 
+/// The role whose keys are bound to backends.
+pub const MULTI_BACKEND_ADMIN: &str = "multi-backend-admin";
+
 /// A named set of permissions.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Role {
@@ -75,9 +78,9 @@ pub static ROLES: &[Role] = &[
         reaches_below: true,
     },
     Role {
-        id: "multi-backend-admin",
-        description: "May assign tenants to backends.",
-        grants: &["BACKENDS:ASSIGN"],
+        id: MULTI_BACKEND_ADMIN,
+        description: "Places tenants on its backends: of a tenant it may change that alone.",
+        grants: &["BACKENDS:ASSIGN", "TENANTS:VIEW", "TENANTS:EDIT", "DIRECTORY:VIEW"],
         withholds: &[],
         scopes: &[KeyScope::System],
         reaches_below: true,

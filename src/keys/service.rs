@@ -182,6 +182,7 @@ impl Keys {
         if let (Some(reseller), Some(account)) = (&new.reseller_id, owner.account()) {
             directory::resellers::require(change.conn(), account, reseller).await?;
         }
+        directory::backends::hold_all(change.conn(), &new.backend_ids).await?;
 
         let master = &self.0.master;
         let secret = KeySecret::generate();
@@ -201,6 +202,7 @@ impl Keys {
             roles: new.roles.iter().map(|role| Some(role.id.to_owned())).collect(),
             environment: new.environment.clone(),
             reseller_id: new.reseller_id.clone(),
+            backend_ids: new.backend_ids.iter().cloned().map(Some).collect(),
             digest: digest.as_bytes().to_vec(),
             master_key_version: version,
             expire_time: new.expire_time,

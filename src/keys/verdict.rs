@@ -158,6 +158,7 @@ mod tests {
             roles: vec![Some("tenant-management".into())],
             environment: Some("production".into()),
             reseller_id: None,
+            backend_ids: Vec::new(),
             digest: vec![0; 32],
             master_key_version: 1,
             expire_time: None,

@@ -5,7 +5,7 @@ use chrono::{DateTime, Utc};
 use super::{
     master::MasterKey,
     model::{ApiKey, KeyScope, KeyState},
-    roles::{RESELLER, ROLES, Role},
+    roles::{MULTI_BACKEND_ADMIN, RESELLER, ROLES, Role},
     verdict::Check,
 };
 use crate::{
@@ -14,6 +14,9 @@ use crate::{
     rpc::mutate::etag,
     wire::{Fields, id, request_id, text, time, timestamp},
 };
+
+/// How many backends a key may be bound to.
+const BACKENDS_MAX: usize = 100;
 
 /// What a caller may say of a new key. Whose it is and what its secret is are joined later.
 #[derive(Debug)]
@@ -26,6 +29,7 @@ pub struct NewApiKey {
     pub roles: Vec<&'static Role>,
     pub environment: Option<String>,
     pub reseller_id: Option<String>,
+    pub backend_ids: Vec<String>,
     pub expire_time: Option<DateTime<Utc>>,
 }
 
@@ -60,6 +64,13 @@ impl NewApiKey {
         } else if !is_reseller && !pb.reseller_id.is_empty() {
             fields.refuse("api_key.reseller_id", "is for the role reseller only");
         }
+        let backend_ids = fields.take("api_key.backend_ids", read_backends(&pb.backend_ids));
+        let places = pb.roles.iter().any(|role| role == MULTI_BACKEND_ADMIN);
+        if places && pb.backend_ids.is_empty() {
+            fields.refuse("api_key.backend_ids", "is required for the role multi-backend-admin");
+        } else if !places && !pb.backend_ids.is_empty() {
+            fields.refuse("api_key.backend_ids", "is for the role multi-backend-admin only");
+        }
         fields.finish()?;
         let (Some(name), Some(scope), Some(account_id), Some(tenant_id)) =
             (name, scope, account_id, tenant_id)
@@ -74,6 +85,7 @@ impl NewApiKey {
             roles: roles.unwrap_or_default(),
             environment: environment.flatten(),
             reseller_id: reseller_id.flatten(),
+            backend_ids: backend_ids.unwrap_or_default(),
             expire_time: expire_time.flatten(),
         })
     }
@@ -108,6 +120,16 @@ fn read_roles(names: &[String]) -> Result<Vec<&'static Role>, String> {
     Ok(roles)
 }
 
+fn read_backends(ids: &[String]) -> Result<Vec<String>, String> {
+    if ids.len() > BACKENDS_MAX {
+        return Err(format!("are {}, of which at most {BACKENDS_MAX} are allowed", ids.len()));
+    }
+    let mut read = ids.iter().map(|one| id(one)).collect::<Result<Vec<_>, _>>()?;
+    read.sort();
+    read.dedup();
+    Ok(read)
+}
+
 fn read_end(
     end: Option<&prost_types::Timestamp>,
     now: DateTime<Utc>,
@@ -133,6 +155,7 @@ pub fn message(key: ApiKey, tenant_id: &str, master: &MasterKey, now: DateTime<U
         roles,
         environment,
         reseller_id,
+        backend_ids,
         digest: _,
         master_key_version: _,
         expire_time,
@@ -152,6 +175,7 @@ pub fn message(key: ApiKey, tenant_id: &str, master: &MasterKey, now: DateTime<U
         roles: roles.into_iter().flatten().collect(),
         environment: environment.unwrap_or_default(),
         reseller_id: reseller_id.unwrap_or_default(),
+        backend_ids: backend_ids.into_iter().flatten().collect(),
         permissions,
         expire_time: expire_time.map(timestamp),
         state: pb::ApiKeyState::from(state).into(),

@@ -59,6 +59,8 @@ pub struct Caller {
     pub tenant: Option<TenantOfCall>,
     /// The reseller that the key is bound to.
     pub reseller: Option<String>,
+    /// On which backends the role `multi-backend-admin` places tenants.
+    pub backends: Vec<String>,
     /// The environment that the key is bound to.
     pub environment: Option<String>,
     /// When the key ends.
@@ -81,6 +83,11 @@ pub struct TenantOfCall {
 }
 
 impl Caller {
+    /// Whether one of its roles grants a permission.
+    pub fn may(&self, permission: &str) -> bool {
+        self.roles.iter().any(|role| role.grants(permission))
+    }
+
     /// The scope of the key as such: what belongs to its owner.
     pub fn own_scope(&self) -> Scope {
         match (&self.tenant, &self.account) {

@@ -10,6 +10,7 @@ use super::{
         ContractMode, DEPTH_MAX, LockColumns, LockMode, Tenant, TenantRecord, TenantState,
         TenantType,
     },
+    placement,
     service::tell,
     store,
 };
@@ -214,6 +215,7 @@ pub(super) async fn unlock(change: &mut Change<'_>, id: &str, etag: &str) -> Res
 /// Makes a tenant a service provider.
 pub(super) async fn promote(change: &mut Change<'_>, id: &str, etag: &str) -> Result<TenantRecord> {
     let before = hold_from_above(change, id, etag, "TENANTS:EDIT").await?;
+    placement::check_edits(change.call)?;
     let mut tenant = before.tenant.clone();
     tenant.promote(change.now)?;
     keep(change, "tenant.promoted", &before, tenant).await

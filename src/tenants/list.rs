@@ -13,16 +13,18 @@ use uuid::Uuid;
 
 use super::{
     model::{ContractMode, OrganizationKind, ServiceLine, Tenant, TenantState, TenantType},
+    placement::PLACE,
     store::{Claim, Condition, complete, tenants_in},
 };
 use crate::{
+    config::Settings,
     db::Scope,
     error::{Error, Result},
     filter::{self, Field, FieldKind, Order, Term, Test, TextTest},
     page::{Asked, Page, Place},
     pb,
     rpc::Call,
-    schema::{tenant_directory, tenant_external_ids, tenants},
+    schema::{backends, tenant_directory, tenant_external_ids, tenants},
     seek,
 };
 
@@ -39,6 +41,9 @@ const FIELDS: &[Field] = &[
     Field { name: "parent_tenant_id", kind: FieldKind::Text },
     Field { name: "keyword", kind: FieldKind::Keyword },
     Field { name: "external_ids", kind: FieldKind::Entry },
+    Field { name: "reseller_id", kind: FieldKind::Text },
+    Field { name: "backend_id", kind: FieldKind::Text },
+    Field { name: "backend_external_name", kind: FieldKind::Text },
     Field { name: "labels", kind: FieldKind::Entry },
     Field { name: "locked", kind: FieldKind::Bool },
     Field { name: "effective_locked", kind: FieldKind::Bool },
@@ -81,6 +86,7 @@ pub struct TenantQuery {
     terms: Vec<Term>,
     order: Order,
     show_deleted: bool,
+    tells_backend: bool,
 }
 
 impl TenantQuery {
@@ -89,7 +95,11 @@ impl TenantQuery {
     /// # Errors
     ///
     /// What is wrong with its filter, order or page.
-    pub fn read(call: &Call, request: &pb::ListTenantsRequest) -> Result<Self> {
+    pub fn read(
+        call: &Call,
+        request: &pb::ListTenantsRequest,
+        settings: &Settings,
+    ) -> Result<Self> {
         let pb::ListTenantsRequest { page_size, page_token, filter, order_by, show_deleted } =
             request;
         let more = if *show_deleted { "deleted" } else { "" };
@@ -97,7 +107,13 @@ impl TenantQuery {
         let page = Page::read(call, asked)?;
         let terms = filter::read(&page.filter, FIELDS)?;
         let order = filter::read_order(&page.order_by, ORDERS)?;
-        Ok(Self { page, terms, order, show_deleted: *show_deleted })
+        // Where tenants are placed is for those who place them, in a search of the whole system (2-28).
+        let places = call.scope == Scope::System && call.caller.may(PLACE);
+        if !places && terms.iter().any(|term| term.field.starts_with("backend_")) {
+            return Err(Error::ParameterForbidden { field: "filter", permission: PLACE });
+        }
+        let tells_backend = places && settings.list.return_backend;
+        Ok(Self { page, terms, order, show_deleted: *show_deleted, tells_backend })
     }
 
     /// Reads the page; answers its tenants and the token of the next one.
@@ -173,7 +189,10 @@ impl TenantQuery {
             .load(conn)
             .await?;
         let places = found.iter().map(|tenant| self.place(tenant, now)).collect::<Vec<_>>();
-        let told = complete(conn, now, found).await?.into_iter().map(pb::Tenant::from);
+        let told = complete(conn, now, found).await?.into_iter().map(|record| {
+            let backend = record.tenant.backend_id.clone().filter(|_| self.tells_backend);
+            pb::Tenant { backend_id: backend, ..record.into() }
+        });
         let mut told = told.zip(places).collect::<Vec<_>>();
         let bytes = |(tenant, _): &(pb::Tenant, Place)| tenant.encoded_len();
         let token = self.page.finish_within(&mut told, bytes, |(_, place)| place.clone());
@@ -259,6 +278,23 @@ fn condition(term: &Term, now: DateTime<Utc>) -> Result<Condition> {
                 .filter(filter::text(tenant_external_ids::value, test))
                 .select(tenant_external_ids::tenant_uid);
             Box::new(tenants::uid.eq_any(having))
+        }
+        // Without one the answer is no, as above.
+        ("reseller_id", Test::Text(test)) => {
+            let there: Condition = Box::new(tenants::reseller_id.is_not_null());
+            Box::new(there.and(filter::text(tenants::reseller_id.assume_not_null(), test)))
+        }
+        ("backend_id", Test::Text(test)) => {
+            let there: Condition = Box::new(tenants::backend_id.is_not_null());
+            Box::new(there.and(filter::text(tenants::backend_id.assume_not_null(), test)))
+        }
+        ("backend_external_name", Test::Text(test)) => {
+            let named = backends::table
+                .into_boxed::<Pg>()
+                .filter(filter::text(backends::external_name, test))
+                .select(backends::backend_id);
+            let there: Condition = Box::new(tenants::backend_id.is_not_null());
+            Box::new(there.and(tenants::backend_id.assume_not_null().eq_any(named)))
         }
         // As of an external id: without the entry the answer is no, whatever is asked of it.
         ("labels", Test::Text(test)) => {

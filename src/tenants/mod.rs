@@ -1,9 +1,13 @@
 //! Tenants: what one is (`model`), how it is kept (`store`), how it looks from outside (`wire`), how
-//! it is listed (`list`), what happens to it once it is there (`life`), and the RPCs (`service`).
+//! it is listed (`list`), how it is created (`create`) and changed (`update`), where it is placed
+//! (`placement`), what else happens to it (`life`), and the RPCs (`service`).
 
+mod create;
 pub mod life;
 pub mod list;
 pub mod model;
+mod placement;
 pub mod service;
 pub mod store;
+mod update;
 pub mod wire;

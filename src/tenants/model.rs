@@ -5,9 +5,11 @@ use diesel::prelude::*;
 use serde_json::Value;
 use uuid::Uuid;
 
+use super::placement::PLACE;
 use crate::{
     error::{Error, Kind, Result},
-    pb::ErrorReason,
+    pb::{self, ErrorReason},
+    rpc::Call,
     schema::tenants,
     text_enum,
 };
@@ -143,6 +145,8 @@ pub struct Tenant {
     pub address: Address,
     /// The reseller it belongs to.
     pub reseller_id: Option<String>,
+    /// The backend that it is placed on (2-20).
+    pub backend_id: Option<String>,
     /// True only for a service provider (2-04).
     pub use_custom_routing_profile: bool,
     /// Stored and returned (2-11).
@@ -307,6 +311,12 @@ pub struct TenantRecord {
 }
 
 impl TenantRecord {
+    /// What a caller sees of it: where it is placed concerns only those who place tenants (2-28).
+    pub fn seen_by(self, call: &Call) -> pb::Tenant {
+        let backend = self.tenant.backend_id.clone().filter(|_| call.caller.may(PLACE));
+        pb::Tenant { backend_id: backend, ..self.into() }
+    }
+
     /// The same with another row.
     #[must_use]
     pub fn with(&self, tenant: Tenant) -> Self {
@@ -594,6 +604,7 @@ pub(crate) mod tests {
             contact: Contact::default(),
             address: Address::default(),
             reseller_id: None,
+            backend_id: None,
             use_custom_routing_profile: false,
             use_tenant_languages: false,
             sp_idp: false,

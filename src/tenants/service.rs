@@ -8,20 +8,18 @@ use tonic::{Request, Response, Status};
 use uuid::Uuid;
 
 use super::{
-    life, list,
-    model::{
-        ContractMode, History, LockColumns, Tenant, TenantRecord, TenantState, TenantType,
-        generated_code, generated_id,
-    },
+    create, life, list,
+    model::{Tenant, TenantRecord, TenantState},
+    placement,
     store::{self, Claim},
-    wire::{NewTenant, TenantPatch, with_defaults},
+    update::{self, Update},
+    wire::NewTenant,
 };
 use crate::{
     allowlist, directory, entitlements,
-    error::{Error, Kind, Result, Violation},
+    error::{Error, Kind, Result},
     events::outbox::Event,
     groups,
-    keys::model::KeyScope,
     pb::{self, ErrorReason, tenant_service_server::TenantService},
     rpc::{
         Call, TenantOfCall,
@@ -45,6 +43,8 @@ impl TenantService for Tenants {
         let (call, request) = Call::of(request)?;
         let account = request.tenant.as_ref().map(|tenant| &*tenant.account_id);
         call.check_account("tenant.account_id", account.unwrap_or_default())?;
+        let placed = request.tenant.as_ref().is_some_and(|tenant| tenant.backend_id.is_some());
+        placement::check_right(&call, "tenant.backend_id", placed)?;
         // What a template leaves out is known only where the template is.
         let new = match &*request.template_id {
             "" => Some(NewTenant::try_from(&request)?),
@@ -59,11 +59,12 @@ impl TenantService for Tenants {
                 let new = match &new {
                     Some(new) => new,
                     None => {
-                        from_template = self.with_template(change, &request).await?;
+                        from_template = create::with_template(change, &request).await?;
                         &from_template
                     }
                 };
-                let tenant = Some(self.create(change, new).await?.into());
+                let record = create::create(&self.0.settings, change, new).await?;
+                let tenant = Some(record.seen_by(&call));
                 Ok(pb::CreateTenantResponse { tenant })
             })
             .await?;
@@ -86,7 +87,7 @@ impl TenantService for Tenants {
             })
             .await?;
 
-        Ok(Response::new(pb::GetTenantResponse { tenant: Some(record.into()) }))
+        Ok(Response::new(pb::GetTenantResponse { tenant: Some(record.seen_by(&call)) }))
     }
 
     async fn lookup_tenant(
@@ -106,7 +107,7 @@ impl TenantService for Tenants {
             })
             .await?;
 
-        Ok(Response::new(pb::LookupTenantResponse { tenant: Some(record.into()) }))
+        Ok(Response::new(pb::LookupTenantResponse { tenant: Some(record.seen_by(&call)) }))
     }
 
     async fn list_tenants(
@@ -114,7 +115,7 @@ impl TenantService for Tenants {
         request: Request<pb::ListTenantsRequest>,
     ) -> Result<Response<pb::ListTenantsResponse>, Status> {
         let (call, request) = Call::of(request)?;
-        let query = list::TenantQuery::read(&call, &request)?;
+        let query = list::TenantQuery::read(&call, &request, &self.0.settings)?;
 
         let (tenants, next_page_token) = self
             .0
@@ -128,20 +129,16 @@ impl TenantService for Tenants {
         &self,
         request: Request<pb::UpdateTenantRequest>,
     ) -> Result<Response<pb::UpdateTenantResponse>, Status> {
-        let (call, request) = Call::of(request)?;
-        let named = request.tenant.as_ref().map(|tenant| (&*tenant.tenant_id, &*tenant.etag));
-        let (id, own_etag) = named.unwrap_or_default();
-        let id = call.tenant_id("tenant.tenant_id", id)?;
-        let patch = TenantPatch::try_from(&request)?;
-        let etag = if request.etag.is_empty() { own_etag } else { &request.etag };
+        let (call, mut request) = Call::of(request)?;
+        placement::resolve(&self.0, &call, &mut request).await?;
+        let asked = Update::read(&call, &request)?;
 
         let answer = self
             .0
             .mutator
             .mutate(&call, &request, async |change: &mut Change<'_>| {
-                let create_domain = request.auto_create_domain;
-                let record = self.update(change, id, etag, &patch, create_domain).await?;
-                Ok(pb::UpdateTenantResponse { tenant: Some(record.into()) })
+                let record = update::update(&self.0.settings, change, &asked).await?;
+                Ok(pb::UpdateTenantResponse { tenant: Some(record.seen_by(&call)) })
             })
             .await?;
 
@@ -162,7 +159,10 @@ impl TenantService for Tenants {
                 let even_full = request.delete_even_if_non_empty;
                 let (tenant, deleted_group_ids) =
                     self.delete(change, id, &request.etag, even_full).await?;
-                Ok(pb::DeleteTenantResponse { tenant: Some(tenant.into()), deleted_group_ids })
+                Ok(pb::DeleteTenantResponse {
+                    tenant: Some(tenant.seen_by(&call)),
+                    deleted_group_ids,
+                })
             })
             .await?;
 
@@ -180,7 +180,7 @@ impl TenantService for Tenants {
             .0
             .mutator
             .mutate(&call, &request, async |change: &mut Change<'_>| {
-                let tenant = Some(self.undelete(change, id, &request.etag).await?.into());
+                let tenant = Some(self.undelete(change, id, &request.etag).await?.seen_by(&call));
                 Ok(pb::UndeleteTenantResponse { tenant })
             })
             .await?;
@@ -199,7 +199,7 @@ impl TenantService for Tenants {
             .0
             .mutator
             .mutate(&call, &request, async |change: &mut Change<'_>| {
-                let tenant = Some(life::approve(change, id, &request.etag).await?.into());
+                let tenant = Some(life::approve(change, id, &request.etag).await?.seen_by(&call));
                 Ok(pb::ApproveTenantResponse { tenant })
             })
             .await?;
@@ -219,7 +219,8 @@ impl TenantService for Tenants {
             .0
             .mutator
             .mutate(&call, &request, async |change: &mut Change<'_>| {
-                let tenant = Some(life::reject(change, id, &request.etag, &reason).await?.into());
+                let tenant =
+                    Some(life::reject(change, id, &request.etag, &reason).await?.seen_by(&call));
                 Ok(pb::RejectTenantResponse { tenant })
             })
             .await?;
@@ -239,7 +240,8 @@ impl TenantService for Tenants {
             .0
             .mutator
             .mutate(&call, &request, async |change: &mut Change<'_>| {
-                let tenant = Some(life::lock(change, id, &request.etag, &lock).await?.into());
+                let tenant =
+                    Some(life::lock(change, id, &request.etag, &lock).await?.seen_by(&call));
                 Ok(pb::LockTenantResponse { tenant })
             })
             .await?;
@@ -258,7 +260,7 @@ impl TenantService for Tenants {
             .0
             .mutator
             .mutate(&call, &request, async |change: &mut Change<'_>| {
-                let tenant = Some(life::unlock(change, id, &request.etag).await?.into());
+                let tenant = Some(life::unlock(change, id, &request.etag).await?.seen_by(&call));
                 Ok(pb::UnlockTenantResponse { tenant })
             })
             .await?;
@@ -282,7 +284,7 @@ impl TenantService for Tenants {
             .mutator
             .mutate(&call, &request, async |change: &mut Change<'_>| {
                 let tenant =
-                    Some(life::move_below(change, id, &request.etag, parent).await?.into());
+                    Some(life::move_below(change, id, &request.etag, parent).await?.seen_by(&call));
                 Ok(pb::MoveTenantResponse { tenant })
             })
             .await?;
@@ -301,7 +303,7 @@ impl TenantService for Tenants {
             .0
             .mutator
             .mutate(&call, &request, async |change: &mut Change<'_>| {
-                let tenant = Some(life::promote(change, id, &request.etag).await?.into());
+                let tenant = Some(life::promote(change, id, &request.etag).await?.seen_by(&call));
                 Ok(pb::PromoteTenantResponse { tenant })
             })
             .await?;
@@ -598,163 +600,6 @@ fn storable(value: &str) -> bool {
 }
 
 impl Tenants {
-    async fn create(&self, change: &mut Change<'_>, new: &NewTenant) -> Result<TenantRecord> {
-        let call = change.call;
-        let account_id = account_of(change, &new.account_id).await?;
-        let parent = parent_of(change, new).await?;
-        let service_line = match &parent {
-            Some(parent) if parent.is_provider() => parent.service_line,
-            _ => new.service_line,
-        };
-        if let Some(parent) = &parent
-            && parent.account_id != account_id
-        {
-            return Err(Error::not_found(Kind::ParentTenant, &parent.tenant_id));
-        }
-
-        let contract_mode = life::contract_below(parent.as_ref(), new.contract_mode)?;
-        if new.protected && !life::is_protected(change.conn(), call).await? {
-            return Err(refuse_to_protect());
-        }
-        let (waits, max_tenants) = directory::accounts::terms(change.conn(), &account_id).await?;
-        store::check_limit(change.conn(), &account_id, max_tenants).await?;
-
-        let now = change.now;
-        let approved = (!waits).then(|| (now, call.actor()));
-        let (approve_time, approved_by) = approved.unzip();
-        let mut tenant = Tenant {
-            uid: change.uuid(),
-            account_id,
-            tenant_id: new.tenant_id.clone().unwrap_or_else(generated_id),
-            code: new.code.clone().unwrap_or_else(|| generated_code(5)),
-            name: new.name.clone(),
-            description: new.description.clone(),
-            tenant_type: new.tenant_type,
-            organization_kind: new.organization_kind,
-            service_line,
-            parent_uid: parent.as_ref().map(|parent| parent.uid),
-            ancestors: parent.as_ref().map(Tenant::path).unwrap_or_default(),
-            console: new.console,
-            tag: new.tag.clone(),
-            state: if waits { TenantState::PendingApproval } else { TenantState::Active },
-            state_before_delete: None,
-            lock: LockColumns::default(),
-            protected: new.protected,
-            contract_mode,
-            trial_expire_time: None,
-            hostname: new.hostname.clone(),
-            default_domain: new.default_domain.clone(),
-            support_email: new.support_email.clone(),
-            contact: new.contact.clone(),
-            address: new.address.clone(),
-            reseller_id: None,
-            use_custom_routing_profile: new.use_custom_routing_profile,
-            use_tenant_languages: new.use_tenant_languages,
-            sp_idp: new.sp_idp,
-            profile: new.profile.clone(),
-            labels: new.labels.clone(),
-            history: History {
-                created_by: call.actor(),
-                approve_time,
-                approved_by,
-                ..Default::default()
-            },
-            purge_time: None,
-            create_time: now,
-            update_time: now,
-            version: 1,
-        };
-        tenant.set_contract(contract_mode, now);
-        self.bring_domain(change, new.default_domain.as_deref(), new.auto_create_domain).await?;
-        store::insert(change.conn(), &tenant).await?;
-        claim_names(change, new, &mut tenant).await?;
-        store::replace_external_ids(change.conn(), tenant.uid, &new.external_ids).await?;
-
-        let record = store::complete_one(change.conn(), now, tenant).await?;
-        tell(change, "tenant.created", None, &record).await?;
-        Ok(record)
-    }
-
-    /// Reads a request with what its template gives (2-18).
-    async fn with_template(
-        &self,
-        change: &mut Change<'_>,
-        request: &pb::CreateTenantRequest,
-    ) -> Result<NewTenant> {
-        let tenant = request.tenant.as_ref().ok_or(Error::invalid("tenant", "is required"))?;
-        if !tenant.account_id.is_empty() {
-            reference("tenant.account_id", &tenant.account_id)?;
-        }
-        let account = account_of(change, &tenant.account_id).await?;
-        let template = &request.template_id;
-        let defaults = directory::templates::defaults(change.conn(), &account, template).await?;
-        let tenant = Some(with_defaults(tenant, defaults));
-        NewTenant::try_from(&pb::CreateTenantRequest { tenant, ..request.clone() })
-    }
-
-    async fn update(
-        &self,
-        change: &mut Change<'_>,
-        id: &str,
-        etag: &str,
-        patch: &TenantPatch,
-        create_domain: Option<bool>,
-    ) -> Result<TenantRecord> {
-        let call = change.call;
-        let tenant = store::find_for_update(change.conn(), &call.scope, id).await?;
-        check_etag(etag, tenant.version, Kind::Tenant, id)?;
-        if tenant.state == TenantState::Deleted {
-            return Err(tenant.not_active("undelete it first"));
-        }
-        let now = change.now;
-        let before = store::complete_one(change.conn(), now, tenant).await?;
-        let mut after = before.clone();
-        patch.apply(&mut after)?;
-        if after == before {
-            return Ok(before);
-        }
-        check_own(call, &before, &after)?;
-        life::check_protection(change, &before.tenant).await?;
-        if after.tenant.protected != before.tenant.protected
-            && !life::is_protected(change.conn(), call).await?
-        {
-            return Err(refuse_to_protect());
-        }
-        if before.tenant.contract_mode == ContractMode::Production
-            && after.tenant.contract_mode == ContractMode::Trial
-        {
-            return Err(Error::WrongState {
-                reason: ErrorReason::ContractModeNotAllowed,
-                kind: Kind::Tenant,
-                id: id.to_owned(),
-                message: "a PRODUCTION tenant cannot become a TRIAL".to_owned(),
-            });
-        }
-        if after.tenant.contract_mode != before.tenant.contract_mode
-            && let Some(parent) = before.tenant.parent_uid
-            && let Some(parent) = store::hold_parent(change.conn(), parent).await?
-        {
-            parent.check_contract_of(after.tenant.contract_mode)?;
-        }
-
-        after.tenant.touch(change.now);
-        self.bring_domain(change, patch.default_domain(), create_domain).await?;
-        if after.tenant.name != before.tenant.name {
-            store::release(change.conn(), Claim::Name, &before.tenant).await?;
-        }
-        if after.tenant.hostname != before.tenant.hostname {
-            store::release(change.conn(), Claim::Hostname, &before.tenant).await?;
-            claim_hostname(change, &after.tenant).await?;
-        }
-        store::update(change.conn(), &after.tenant).await?;
-        if after.external_ids != before.external_ids {
-            let uid = after.tenant.uid;
-            store::replace_external_ids(change.conn(), uid, &after.external_ids).await?;
-        }
-        tell(change, "tenant.updated", Some(&before), &after).await?;
-        Ok(after)
-    }
-
     async fn delete(
         &self,
         change: &mut Change<'_>,
@@ -854,156 +699,10 @@ impl Tenants {
         tell(change, "tenant.undeleted", Some(&before), &after).await?;
         Ok(after)
     }
-
-    /// Creates the domain that a tenant is to have, if that was asked for (2-19).
-    async fn bring_domain(
-        &self,
-        change: &mut Change<'_>,
-        domain: Option<&str>,
-        asked: Option<bool>,
-    ) -> Result<()> {
-        match domain {
-            Some(domain) if asked.unwrap_or(self.0.settings.auto_create.tenant_default_domain) => {
-                directory::domains::ensure(change, domain).await
-            }
-            _ => Ok(()),
-        }
-    }
 }
 
-/// The account of a new tenant: that of the call, else the one named, else the default.
-async fn account_of(change: &mut Change<'_>, named: &str) -> Result<String> {
-    if let Some(account) = &change.call.account {
-        return Ok(account.clone());
-    }
-    let account = if named.is_empty() { directory::DEFAULT_ACCOUNT } else { named };
-    directory::accounts::require(change.conn(), account).await?;
-    Ok(account.to_owned())
-}
-
-/// The parent of a new tenant, held until the transaction ends (1-09, 1-10).
-async fn parent_of(change: &mut Change<'_>, new: &NewTenant) -> Result<Option<Tenant>> {
-    let call = change.call;
-    let own = call
-        .tenant
-        .as_ref()
-        .filter(|_| new.tenant_type == TenantType::Client || call.caller.scope == KeyScope::Tenant);
-    let id = match (&*new.parent_tenant_id, own) {
-        ("", Some(own)) => parent_by_call(change, own).await?,
-        ("", None) if new.tenant_type == TenantType::Client => {
-            return Err(Error::Invalid(vec![Violation::of(
-                ErrorReason::ParentRequired,
-                "tenant.parent_tenant_id",
-                "is required for a CLIENT, since the call has no tenant to take it from",
-            )]));
-        }
-        ("", None) => return Ok(None),
-        (named, _) => named.to_owned(),
-    };
-    let parent = store::find_parent(change.conn(), &call.scope, &id).await?;
-    parent.check_parent_of("tenant.parent_tenant_id", new.tenant_type)?;
-    Ok(Some(parent))
-}
-
-/// The parent that the tenant of the call stands for: a client's own, else itself (1-09). A tenant's own
-/// key always creates below that tenant.
-async fn parent_by_call(change: &mut Change<'_>, own: &TenantOfCall) -> Result<String> {
-    let call = change.call;
-    let tenant = store::find(change.conn(), &call.scope, &own.tenant_id).await?;
-    let is_provider = tenant.is_provider();
-    match tenant.parent_uid {
-        Some(parent)
-            if tenant.tenant_type == TenantType::Client
-                && !is_provider
-                && call.caller.scope != KeyScope::Tenant =>
-        {
-            let parent = store::by_uid(change.conn(), &call.scope, parent).await?;
-            let parent = parent.ok_or_else(|| Error::not_found(Kind::ParentTenant, ""))?;
-            Ok(parent.tenant_id)
-        }
-        _ => Ok(tenant.tenant_id),
-    }
-}
-
-/// Claims what is unique about a new tenant.
-///
-/// What was not chosen is made anew, and longer, when it is taken (1-04).
-async fn claim_names(change: &mut Change<'_>, new: &NewTenant, tenant: &mut Tenant) -> Result<()> {
-    let now = change.now;
-    let taken = |what: &'static str, id: &str| {
-        Err(Error::AlreadyExists { kind: Kind::Tenant, what, id: id.to_owned() })
-    };
-    while !store::claim(change.conn(), Claim::TenantId, &tenant.tenant_id, tenant, now).await? {
-        if new.tenant_id.is_some() {
-            return taken("tenant_id", &tenant.tenant_id);
-        }
-        tenant.tenant_id = generated_id();
-        store::update(change.conn(), tenant).await?;
-    }
-    while !store::claim(change.conn(), Claim::Code, &tenant.code, tenant, now).await? {
-        if new.code.is_some() {
-            return taken("code", &tenant.code);
-        }
-        tenant.code = generated_code(tenant.code.len() + 5);
-        store::update(change.conn(), tenant).await?;
-    }
-    claim_hostname(change, tenant).await?;
-    if new.code.is_none() {
-        let scope = change.call.scope.clone();
-        let key = store::name_key(tenant);
-        if !store::claim(change.conn(), Claim::Name, &key, tenant, now).await?
-            || store::name_is_taken(change.conn(), &scope, tenant).await?
-        {
-            return taken("name", &tenant.name);
-        }
-    }
-    Ok(())
-}
-
-async fn claim_hostname(change: &mut Change<'_>, tenant: &Tenant) -> Result<()> {
-    let now = change.now;
-    if tenant.hostname.is_empty()
-        || store::claim(change.conn(), Claim::Hostname, &tenant.hostname, tenant, now).await?
-    {
-        return Ok(());
-    }
-    let id = tenant.hostname.clone();
-    Err(Error::AlreadyExists { kind: Kind::Tenant, what: "hostname", id })
-}
-
-/// Checks that a key changes of its own tenant's record only what raises it in nothing.
-fn check_own(call: &Call, before: &TenantRecord, after: &TenantRecord) -> Result<()> {
-    if call.caller.tenant.as_ref().is_none_or(|own| own.uid != before.tenant.uid) {
-        return Ok(());
-    }
-    let permitted = TenantRecord {
-        tenant: Tenant {
-            name: after.tenant.name.clone(),
-            description: after.tenant.description.clone(),
-            tag: after.tenant.tag.clone(),
-            address: after.tenant.address.clone(),
-            contact: after.tenant.contact.clone(),
-            support_email: after.tenant.support_email.clone(),
-            profile: after.tenant.profile.clone(),
-            labels: after.tenant.labels.clone(),
-            use_tenant_languages: after.tenant.use_tenant_languages,
-            ..before.tenant.clone()
-        },
-        ..before.clone()
-    };
-    if permitted == *after {
-        return Ok(());
-    }
-    Err(Error::Forbidden {
-        permission: "TENANTS:EDIT".to_owned(),
-        message: "a key of the tenant itself may change only name, description, tag, address, \
-                  contact, support_email, profile, labels and use_tenant_languages: use a key from \
-                  above the tenant for the rest"
-            .to_owned(),
-    })
-}
-
-fn refuse_to_protect() -> Error {
+/// Refuses to set or take off a protection.
+pub(super) fn refuse_to_protect() -> Error {
     Error::Forbidden {
         permission: "TENANTS:EDIT".to_owned(),
         message: "protected is set and taken off by a key of the system, or of a protected tenant \

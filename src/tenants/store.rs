@@ -14,6 +14,7 @@ use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use uuid::Uuid;
 
 use super::model::{LockMode, Tenant, TenantRecord, TenantState, strictest};
+use super::placement;
 use crate::{
     db::Scope,
     error::{Error, Kind, Result},
@@ -349,7 +350,7 @@ pub async fn insert(conn: &mut AsyncPgConnection, tenant: &Tenant) -> Result<()>
         .values(tenant)
         .execute(conn)
         .await
-        .map_err(|error| domain_missing(error, tenant))?;
+        .map_err(|error| missing(error, tenant))?;
     Ok(())
 }
 
@@ -363,18 +364,23 @@ pub async fn update(conn: &mut AsyncPgConnection, tenant: &Tenant) -> Result<()>
         .set(tenant)
         .execute(conn)
         .await
-        .map_err(|error| domain_missing(error, tenant))?;
+        .map_err(|error| missing(error, tenant))?;
     Ok(())
 }
 
-/// Only the database knows of a domain that the caller cannot see.
-fn domain_missing(error: DieselError, tenant: &Tenant) -> Error {
-    match &error {
-        DieselError::DatabaseError(DatabaseErrorKind::ForeignKeyViolation, information)
-            if information.constraint_name() == Some("tenants_default_domain_fkey") =>
-        {
-            Error::not_found(Kind::Domain, tenant.default_domain.clone().unwrap_or_default())
+/// Only the database knows of what the caller cannot see, and of what is gone by now.
+fn missing(error: DieselError, tenant: &Tenant) -> Error {
+    let DieselError::DatabaseError(DatabaseErrorKind::ForeignKeyViolation, information) = &error
+    else {
+        return error.into();
+    };
+    let id = |id: &Option<String>| id.clone().unwrap_or_default();
+    match information.constraint_name() {
+        Some("tenants_default_domain_fkey") => {
+            Error::not_found(Kind::Domain, id(&tenant.default_domain))
         }
+        Some("tenants_reseller_fkey") => Error::not_found(Kind::Reseller, id(&tenant.reseller_id)),
+        Some("tenants_backend_id_fkey") => placement::no_backend(&id(&tenant.backend_id)),
         _ => error.into(),
     }
 }

@@ -51,6 +51,8 @@ pub struct NewTenant {
     pub contact: Contact,
     pub address: Address,
     pub external_ids: BTreeMap<String, String>,
+    pub reseller_id: Option<String>,
+    pub backend_id: Option<String>,
     pub use_custom_routing_profile: bool,
     pub use_tenant_languages: bool,
     pub profile: Option<Value>,
@@ -67,8 +69,6 @@ impl TryFrom<&pb::CreateTenantRequest> for NewTenant {
         let Some(pb) = &request.tenant else {
             return Err(Error::invalid("tenant", "is required"));
         };
-        let optional_id =
-            |value: &str| if value.is_empty() { Ok(None) } else { id(value).map(Some) };
         let tenant_id = fields.take("tenant.tenant_id", optional_id(&pb.tenant_id));
         let account_id = fields.take("tenant.account_id", optional_id(&pb.account_id));
         let parent = pb.parent_tenant_id.as_deref().unwrap_or_default();
@@ -136,6 +136,8 @@ impl TryFrom<&pb::CreateTenantRequest> for NewTenant {
             contact: parts.contact,
             address: parts.address,
             external_ids: parts.external_ids,
+            reseller_id: parts.reseller_id,
+            backend_id: parts.backend_id,
             use_custom_routing_profile,
             use_tenant_languages: pb.use_tenant_languages.unwrap_or_default(),
             profile: parts.profile,
@@ -156,6 +158,8 @@ struct Parts {
     contact: Contact,
     address: Address,
     external_ids: BTreeMap<String, String>,
+    reseller_id: Option<String>,
+    backend_id: Option<String>,
     profile: Option<Value>,
     labels: Value,
 }
@@ -175,6 +179,8 @@ impl Parts {
         let address = pb.address.clone().unwrap_or_default();
         let address = read_address("tenant.address", &address, fields);
         let external_ids = fields.take("tenant.external_ids", read_external_ids(&pb.external_ids));
+        let reseller_id = fields.take("tenant.reseller_id", optional_id(&of(&pb.reseller_id)));
+        let backend_id = fields.take("tenant.backend_id", optional_id(&of(&pb.backend_id)));
         let profile = fields.take("tenant.profile", read_json(pb.profile.as_ref()));
         let labels = fields.take("tenant.labels", read_labels(&pb.labels));
         Some(Self {
@@ -186,6 +192,8 @@ impl Parts {
             contact: contact?,
             address: address?,
             external_ids: external_ids?,
+            reseller_id: reseller_id?,
+            backend_id: backend_id?,
             profile: profile?,
             labels: labels?,
         })
@@ -317,6 +325,8 @@ const MUTABLE: &[&str] = &[
     "address.post_code",
     "address.country",
     "external_ids",
+    "reseller_id",
+    "backend_id",
     "use_tenant_languages",
     "profile",
     "labels",
@@ -336,7 +346,10 @@ impl TryFrom<&pb::UpdateTenantRequest> for TenantPatch {
         let paths = if mask.is_empty() {
             present_paths(pb)
         } else if mask.iter().any(|path| path == "*") {
-            let whole = |path: &&&str| !path.contains('.');
+            // Nor is the tenant taken from its backend, unless that is said.
+            let whole = |path: &&&str| {
+                !path.contains('.') && (**path != "backend_id" || pb.backend_id.is_some())
+            };
             let all = MUTABLE.iter().filter(whole).map(|path| (*path).to_owned());
             // What cannot be changed is not cleared; but what is sent of it must be as it is stored.
             let sent = present_paths(pb);
@@ -408,6 +421,8 @@ fn present_paths(pb: &pb::Tenant) -> Vec<String> {
     add("hostname", pb.hostname.is_some());
     add("default_domain", pb.default_domain.is_some());
     add("support_email", pb.support_email.is_some());
+    add("reseller_id", pb.reseller_id.is_some());
+    add("backend_id", pb.backend_id.is_some());
     add("use_custom_routing_profile", pb.use_custom_routing_profile.is_some());
     add("use_tenant_languages", pb.use_tenant_languages.is_some());
     add("profile", pb.profile.is_some());
@@ -444,6 +459,8 @@ fn only_named(pb: &pb::Tenant, paths: &[String]) -> pb::Tenant {
         support_email: pb.support_email.clone().filter(|_| named("support_email")),
         contact: pb.contact.clone().filter(|_| named("contact")),
         address: pb.address.clone().filter(|_| named("address")),
+        reseller_id: pb.reseller_id.clone().filter(|_| named("reseller_id")),
+        backend_id: pb.backend_id.clone().filter(|_| named("backend_id")),
         external_ids: if named("external_ids") { pb.external_ids.clone() } else { BTreeMap::new() },
         profile: pb.profile.clone().filter(|_| named("profile")),
         labels: if named("labels") { pb.labels.clone() } else { BTreeMap::new() },
@@ -452,10 +469,33 @@ fn only_named(pb: &pb::Tenant, paths: &[String]) -> pb::Tenant {
 }
 
 impl TenantPatch {
+    /// What a template gives to a tenant beside a patch: of what it has, that of which the patch says
+    /// nothing. What is decided on create it leaves alone (2-18).
+    ///
+    /// # Errors
+    ///
+    /// When the template breaks rules that it kept when it was stored.
+    pub fn of_template(template: pb::Tenant, beside: &Self) -> Result<Self> {
+        let pb = pb::Tenant { service_line: 0, contract_mode: 0, ..template };
+        let head = |path: &str| path.split('.').next().unwrap_or(path).to_owned();
+        let said = beside.paths.iter().map(|path| head(path)).collect::<Vec<_>>();
+        let paths = present_paths(&pb).into_iter().filter(|path| !said.contains(&head(path)));
+        let paths = paths.collect::<Vec<_>>();
+        let mut fields = Fields::default();
+        let parts = Parts::read(&only_named(&pb, &paths), &mut fields);
+        fields.finish()?;
+        let parts = parts.ok_or_else(|| Error::internal("refused without a violation"))?;
+        Ok(Self { paths, pb, parts, name: None, contract_mode: None })
+    }
+
+    /// Whether the patch says something of a field, be it that it is to be empty.
+    pub fn names(&self, path: &str) -> bool {
+        self.paths.iter().any(|named| named == path)
+    }
+
     /// The domain that the tenant is to have, where the patch names one.
     pub fn default_domain(&self) -> Option<&str> {
-        let named = self.paths.iter().any(|path| path == "default_domain");
-        self.parts.default_domain.as_deref().filter(|_| named)
+        self.parts.default_domain.as_deref().filter(|_| self.names("default_domain"))
     }
 
     /// Changes a tenant as the patch says.
@@ -477,8 +517,11 @@ impl TenantPatch {
         for path in &self.paths {
             self.apply_path(path, record);
         }
-        if record.external_ids.len() > EXTERNAL_IDS_MAX {
-            fields.refuse("tenant.external_ids", format!("would be more than {EXTERNAL_IDS_MAX}"));
+        if others(&record.external_ids) > EXTERNAL_IDS_MAX {
+            fields.refuse(
+                "tenant.external_ids",
+                format!("would be more than {EXTERNAL_IDS_MAX} besides 1 to 4"),
+            );
         }
         if record.tenant.labels.as_object().is_some_and(|labels| labels.len() > LABELS_MAX) {
             fields.refuse("tenant.labels", format!("would be more than {LABELS_MAX}"));
@@ -524,6 +567,8 @@ impl TenantPatch {
             contact,
             address,
             external_ids,
+            reseller_id,
+            backend_id,
             profile,
             labels,
         } = &self.parts;
@@ -559,6 +604,8 @@ impl TenantPatch {
             "address.post_code" => tenant.address.post_code.clone_from(&address.post_code),
             "address.country" => tenant.address.country.clone_from(&address.country),
             "external_ids" => record.external_ids.clone_from(external_ids),
+            "reseller_id" => tenant.reseller_id.clone_from(reseller_id),
+            "backend_id" => tenant.backend_id.clone_from(backend_id),
             "use_tenant_languages" => {
                 tenant.use_tenant_languages = self.pb.use_tenant_languages.unwrap_or_default();
             }
@@ -590,6 +637,10 @@ impl TenantPatch {
 
 fn read_name(name: Option<&str>) -> Result<String, String> {
     text(name.unwrap_or_default(), 1, NAME_MAX)
+}
+
+fn optional_id(value: &str) -> Result<Option<String>, String> {
+    if value.is_empty() { Ok(None) } else { id(value).map(Some) }
 }
 
 fn read_code(code: Option<&str>) -> Result<Option<String>, String> {
@@ -694,10 +745,21 @@ pub fn read_address(at: &str, pb: &pb::Address, fields: &mut Fields) -> Option<A
     })
 }
 
+/// The external ids of the telephony platform: its data of a tenant, all or nothing (2-17).
+pub const TENANT_DATA: [&str; 4] = ["1", "2", "3", "4"];
+
+/// How many external ids there are besides those of the telephony platform.
+fn others(ids: &BTreeMap<String, String>) -> usize {
+    ids.keys().filter(|key| !TENANT_DATA.contains(&key.as_str())).count()
+}
+
 /// External ids are opaque: nothing is trimmed (2-10). NUL cannot be stored.
 fn read_external_ids(ids: &BTreeMap<String, String>) -> Result<BTreeMap<String, String>, String> {
-    if ids.len() > EXTERNAL_IDS_MAX {
-        return Err(format!("are {}, of which at most {EXTERNAL_IDS_MAX} are allowed", ids.len()));
+    let number = others(ids);
+    if number > EXTERNAL_IDS_MAX {
+        return Err(format!(
+            "are {number} besides 1 to 4, of which at most {EXTERNAL_IDS_MAX} are allowed"
+        ));
     }
     for (key, value) in ids {
         let plain = |b: u8| b.is_ascii_alphanumeric() || b == b'_' || b == b'-';
@@ -761,7 +823,8 @@ impl From<TenantRecord> for pb::Tenant {
             support_email,
             contact,
             address,
-            reseller_id: _,
+            reseller_id,
+            backend_id: _,
             use_custom_routing_profile,
             use_tenant_languages,
             sp_idp,
@@ -808,6 +871,9 @@ impl From<TenantRecord> for pb::Tenant {
             contact: Some(contact.into()).filter(|contact| *contact != pb::Contact::default()),
             address: Some(address.into()).filter(|address| *address != pb::Address::default()),
             external_ids,
+            reseller_id,
+            // Who may know it is told it by `TenantRecord::seen_by`.
+            backend_id: None,
             use_custom_routing_profile: Some(use_custom_routing_profile),
             use_tenant_languages: Some(use_tenant_languages),
             profile,

@@ -186,6 +186,12 @@ async fn refusals(app: &App) -> Vec<(&'static str, Status)> {
         add(not_found, missing);
         add(exists, again);
     }
+    let placed = |id: &str| json!({"tenant": {"tenant_id": "there", "backend_id": id}});
+    root.create(tenant("there")).await.unwrap();
+    add("NO_BACKEND_AVAILABLE", root.call("UpdateTenant", placed("none")).await.unwrap_err());
+    let admin = root.with("x-account-id", "default").create_key(&["account-admin"]).await;
+    let above = app.as_key(&admin).call("UpdateTenant", placed("north")).await.unwrap_err();
+    add("UNAUTHORIZED_PARAMETER_FOR_USER_LEVEL", above);
     root.create(pb::Tenant { protected: Some(true), ..tenant("protected") }).await.unwrap();
     let admin =
         app.as_key(&root.with("x-account-id", "default").create_key(&["account-admin"]).await);
@@ -275,6 +281,8 @@ async fn every_reason_is_produced_with_its_code_and_all_that_errors_carry() {
         ("PRODUCT_OR_PACKAGE_UNKNOWN", "460"),
         ("RESELLER_ALREADY_EXISTS", "11"),
         ("ENVIRONMENT_NOT_FOUND", "501"),
+        ("UNAUTHORIZED_PARAMETER_FOR_USER_LEVEL", "58"),
+        ("NO_BACKEND_AVAILABLE", "61"),
     ]
     .into();
 

@@ -63,6 +63,8 @@ async fn what_is_said_of_a_group_is_given_back() {
     let domain = pb::Domain { domain_id: "example.com".into(), ..Default::default() };
     let domain = pb::CreateDomainRequest { domain: Some(domain), ..Default::default() };
     app.as_root().directory().create_domain(domain).await.unwrap();
+    let north = json!({"reseller": {"reseller_id": "north"}});
+    app.as_root().call("CreateReseller", north).await.unwrap();
     let said = pb::Group {
         user_limit: Some(10),
         user_count: Some(3),
@@ -338,6 +340,10 @@ async fn a_deleted_tenant_takes_no_groups() {
 async fn a_resellers_key_sees_its_own_groups_of_the_tenants_that_it_sees() {
     use diesel_async::SimpleAsyncConnection as _;
     let (app, on_foo, on_bar) = two_tenants().await;
+    for id in ["north", "south"] {
+        let reseller = json!({"reseller": {"reseller_id": id}});
+        app.as_root().call("CreateReseller", reseller).await.unwrap();
+    }
     for (caller, id, reseller) in [
         (&on_foo, "mine", "north"),
         (&on_foo, "theirs", "south"),
@@ -347,8 +353,6 @@ async fn a_resellers_key_sees_its_own_groups_of_the_tenants_that_it_sees() {
         let new = pb::Group { reseller_id: Some(reseller.into()), ..group(id) };
         create(caller, new).await.unwrap();
     }
-    let north = json!({"reseller": {"reseller_id": "north"}});
-    app.as_root().call("CreateReseller", north).await.unwrap();
     let mut superuser = app.superuser().await;
     superuser
         .batch_execute("update tenants set reseller_id = 'north' where tenant_id = 'foo'")

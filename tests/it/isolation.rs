@@ -453,6 +453,8 @@ async fn a_tenants_own_key_changes_of_its_record_only_what_is_its_own_to_say() {
         ("use_custom_routing_profile", "true"),
         ("sp_idp", "true"),
         ("protected", "true"),
+        ("reseller_id", r#""other""#),
+        ("backend_id", r#""other""#),
     ]
     .into();
 

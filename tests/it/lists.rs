@@ -146,7 +146,7 @@ async fn a_field_takes_its_own_operators_and_no_others() {
         "create_time:\"2020\"",
         "create_time != \"2020-01-01T00:00:00Z\"",
         "name = \"a*b\"",
-        "reseller_id = x",
+        "region = x",
     ] {
         let refusal = root.list(filter, "").await.unwrap_err();
 

@@ -639,7 +639,7 @@ async fn each_role_has_the_rights_of_its_job_and_no_others() {
             "service tenant_usage_records insert select",
             "service tenants insert select",
             "verifier account_ip_allowlists(account_id,enabled,rules) select",
-            "verifier api_keys(account_id,digest,environment,expire_time,master_key_version,number,\
+            "verifier api_keys(account_id,backend_ids,digest,environment,expire_time,master_key_version,number,\
              reseller_id,revoke_time,roles,route,scope,tenant_uid) select",
             "verifier tenant_ip_allowlists(enabled,rules,tenant_uid) select",
             "verifier tenants(account_id,ancestors,lock_mode,state,tenant_id,trial_expire_time,uid,\
