@@ -257,7 +257,10 @@ async fn every_reason_is_produced_with_its_code_and_all_that_errors_carry() {
     let app = App::start().await;
     let code_of = |reason: &str| match reason {
         "CREDENTIAL_INVALID" => "Unauthenticated",
-        "PERMISSION_MISSING" | "TENANT_MISMATCH" | "IP_NOT_ALLOWED" => "PermissionDenied",
+        "PERMISSION_MISSING"
+        | "UNAUTHORIZED_PARAMETER_FOR_USER_LEVEL"
+        | "TENANT_MISMATCH"
+        | "IP_NOT_ALLOWED" => "PermissionDenied",
         "PRODUCT_OR_PACKAGE_UNKNOWN" => "NotFound",
         reason if reason.ends_with("_NOT_FOUND") => "NotFound",
         reason if reason.ends_with("_ALREADY_EXISTS") => "AlreadyExists",

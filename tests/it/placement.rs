@@ -53,11 +53,11 @@ async fn a_tenant_is_placed_by_id_or_else_by_external_name() {
     assert_eq!(root.call("UpdateTenant", all).await.unwrap()["tenant"]["backend_id"], "three");
     let nowhere = place(&root, "foo", "").await.unwrap();
     assert_eq!(nowhere["backend_id"], Value::Null);
-    let placed = json!({"tenant": {
+    let new = json!({"tenant": {
         "tenant_id": "bar", "name": "bar", "description": "", "type": "TENANT_TYPE_PRODUCT",
         "organization_kind": "ORGANIZATION_KIND_ENTERPRISE", "backend_id": "two",
     }});
-    assert_eq!(root.call("CreateTenant", placed).await.unwrap()["tenant"]["backend_id"], "two");
+    assert_eq!(root.call("CreateTenant", new).await.unwrap()["tenant"]["backend_id"], "two");
     assert_eq!(
         count(
             &app,
