@@ -33,7 +33,7 @@ pub use self::cidr::{Cidr, NotACidr};
 use self::mask::{MASK, mask_url, masked};
 use crate::cli::Cli;
 
-mod cidr;
+pub mod cidr;
 mod mask;
 
 /// Everything an operator may choose.

@@ -167,6 +167,13 @@ impl NewEntitlement {
     }
 }
 
+impl NewEntitlement {
+    /// Under which kind of contract it is to be.
+    pub fn contract_mode(&self) -> ContractMode {
+        self.contract_mode
+    }
+}
+
 impl TryFrom<&pb::SetEntitlementRequest> for NewEntitlement {
     type Error = Error;
 

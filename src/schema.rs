@@ -71,6 +71,8 @@ diesel::table! {
         version -> Int8,
         /// On which backends the role multi-backend-admin places tenants (2-23).
         backend_ids -> Array<Nullable<Text>>,
+        /// What the key is for.
+        description -> Text,
     }
 }
 
@@ -148,6 +150,39 @@ diesel::table! {
 }
 
 diesel::table! {
+    /// The keys that clients of an installation send (1-25, 1-29).
+    external_keys (route, number) {
+        /// The first 64 bits of the tenant's uid: what the text of a key leads to.
+        route -> Int8,
+        /// Milliseconds since 1970 in the upper 48 bits, chance in the lower 16.
+        number -> Int8,
+        tenant_uid -> Uuid,
+        app_key_id -> Text,
+        label -> Text,
+        /// The only one that the key is good in (1-29).
+        environment -> Text,
+        /// The end of its last day, in UTC; null: never (1-30).
+        expire_time -> Nullable<Timestamptz>,
+        /// A DeviceRules as JSON; null: any device (1-37).
+        device -> Nullable<Jsonb>,
+        /// A GeoRules as JSON; null: from anywhere (1-36).
+        geo -> Nullable<Jsonb>,
+        enabled -> Bool,
+        /// HMAC under the master key of the SHA-256 of the secret; the secret itself is nowhere.
+        digest -> Bytea,
+        master_key_version -> Int2,
+        created_by -> Text,
+        create_time -> Timestamptz,
+        update_time -> Timestamptz,
+        revoke_time -> Nullable<Timestamptz>,
+        revoked_by -> Nullable<Text>,
+        revoke_reason -> Nullable<Text>,
+        /// Counts the changes of the row; the etag is made from it.
+        version -> Int8,
+    }
+}
+
+diesel::table! {
     /// What was answered to a mutation with a request_id, so that a repetition gets the same answer and has no second effect.
     idempotency_records (credential_id, account_id, tenant_uid, method, request_id) {
         /// The key that called.
@@ -218,6 +253,30 @@ diesel::table! {
         update_time -> Timestamptz,
         /// Counts the changes of the row; the etag is made from it.
         version -> Int8,
+    }
+}
+
+diesel::table! {
+    /// What an app key says to services, a document for each environment (1-26).
+    tenant_app_key_configs (tenant_uid, app_key_id, environment) {
+        tenant_uid -> Uuid,
+        app_key_id -> Text,
+        environment -> Text,
+        /// By the name of the service; "commonFields" for all of them.
+        config -> Jsonb,
+        update_time -> Timestamptz,
+        version -> Int8,
+    }
+}
+
+diesel::table! {
+    /// The internal keys of installations (1-25): what external keys are of.
+    tenant_app_keys (tenant_uid, app_key_id) {
+        tenant_uid -> Uuid,
+        /// 16 random bytes as hexadecimal digits. An id, not a secret.
+        app_key_id -> Text,
+        installation_id -> Text,
+        create_time -> Timestamptz,
     }
 }
 
@@ -308,6 +367,27 @@ diesel::table! {
 }
 
 diesel::table! {
+    /// What tenants run of products (1-20); holds app keys.
+    tenant_installations (tenant_uid, installation_id) {
+        tenant_uid -> Uuid,
+        /// Generated, immutable; unique within the tenant.
+        installation_id -> Text,
+        /// The account of the tenant: the product is one of it.
+        account_id -> Text,
+        description -> Text,
+        product_code -> Text,
+        /// Without the code of the product before it (1-21).
+        package_code -> Text,
+        /// How long verifiers may keep what a key resolves to (1-22, 1-23); never when a key ends.
+        ttl_hours -> Int2,
+        create_time -> Timestamptz,
+        update_time -> Timestamptz,
+        /// Counts the changes of the row; the etag is made from it.
+        version -> Int8,
+    }
+}
+
+diesel::table! {
     /// From where the API keys of a tenant work (4-10); no row: from anywhere.
     tenant_ip_allowlists (tenant_uid) {
         tenant_uid -> Uuid,
@@ -315,6 +395,28 @@ diesel::table! {
         enabled -> Bool,
         /// An array of {"name", "start", "end"}: inclusive ranges of IP addresses, IPv4 or IPv6.
         rules -> Jsonb,
+        update_time -> Timestamptz,
+        /// Counts the changes of the row; the etag is made from it.
+        version -> Int8,
+    }
+}
+
+diesel::table! {
+    /// As which OAuth client a tenant's users sign in, one for each tenant (1-14).
+    tenant_oauth_clients (tenant_uid) {
+        tenant_uid -> Uuid,
+        /// HMAC under the master key of the SHA-256 of the secret; the secret itself is nowhere.
+        secret_digest -> Bytea,
+        master_key_version -> Int2,
+        redirect_uri -> Text,
+        grants -> Array<Nullable<Text>>,
+        disabled -> Bool,
+        #[sql_name = "type"]
+        type_ -> Int2,
+        login_mode -> Text,
+        /// For which products a PIN is asked, by product code (1-19).
+        pin -> Jsonb,
+        create_time -> Timestamptz,
         update_time -> Timestamptz,
         /// Counts the changes of the row; the etag is made from it.
         version -> Int8,
@@ -444,6 +546,8 @@ diesel::table! {
         trial_expire_time -> Nullable<Timestamptz>,
         /// Where the tenant is placed; null: nowhere in particular (2-20).
         backend_id -> Nullable<Text>,
+        /// The first administrator as a JSON object; null where none was named (3-04).
+        admin_user -> Nullable<Jsonb>,
     }
 }
 
@@ -451,12 +555,15 @@ diesel::joinable!(account_ip_allowlists -> accounts (account_id));
 diesel::joinable!(api_keys -> accounts (account_id));
 diesel::joinable!(api_keys -> environments (environment));
 diesel::joinable!(api_keys -> tenants (tenant_uid));
+diesel::joinable!(external_keys -> environments (environment));
 diesel::joinable!(products -> accounts (account_id));
 diesel::joinable!(resellers -> accounts (account_id));
+diesel::joinable!(tenant_app_key_configs -> environments (environment));
 diesel::joinable!(tenant_entitlements -> tenants (tenant_uid));
 diesel::joinable!(tenant_external_ids -> tenants (tenant_uid));
 diesel::joinable!(tenant_groups -> domains (default_domain));
 diesel::joinable!(tenant_ip_allowlists -> tenants (tenant_uid));
+diesel::joinable!(tenant_oauth_clients -> tenants (tenant_uid));
 diesel::joinable!(tenant_service_settings -> tenants (tenant_uid));
 diesel::joinable!(tenant_templates -> accounts (account_id));
 diesel::joinable!(tenant_usage_records -> tenants (tenant_uid));
@@ -472,16 +579,21 @@ diesel::allow_tables_to_appear_in_same_query!(
     domains,
     environments,
     events,
+    external_keys,
     idempotency_records,
     master_key_checks,
     product_packages,
     products,
     resellers,
+    tenant_app_key_configs,
+    tenant_app_keys,
     tenant_directory,
     tenant_entitlements,
     tenant_external_ids,
     tenant_groups,
+    tenant_installations,
     tenant_ip_allowlists,
+    tenant_oauth_clients,
     tenant_service_settings,
     tenant_templates,
     tenant_usage_records,

@@ -286,6 +286,7 @@ pub async fn create_admin_key(
         environment: None,
         reseller_id: None,
         backend_ids: Vec::new(),
+        description: String::new(),
         digest: digest.as_bytes().to_vec(),
         master_key_version: version,
         expire_time: None,

@@ -68,7 +68,11 @@ pub(super) struct ProductRecord {
 }
 
 /// Reads the code of a product or package: 4 to 64 letters and digits.
-fn read_code(code: &str) -> Result<String, String> {
+///
+/// # Errors
+///
+/// What would be right.
+pub fn read_code(code: &str) -> Result<String, String> {
     if (4..=64).contains(&code.len()) && code.bytes().all(|b| b.is_ascii_alphanumeric()) {
         Ok(code.to_owned())
     } else {
@@ -82,6 +86,15 @@ fn bare_code<'a>(product_code: &str, package_code: &'a str) -> &'a str {
         .strip_prefix(product_code)
         .and_then(|rest| rest.strip_prefix('_'))
         .unwrap_or(package_code)
+}
+
+/// Reads the code of a package, given alone or with that of its product before it (1-21).
+///
+/// # Errors
+///
+/// What would be right.
+pub fn read_package_code(product_code: &str, package_code: &str) -> Result<String, String> {
+    read_code(bare_code(product_code, package_code))
 }
 
 /// Reads the packages of a product, noting what is wrong with each.

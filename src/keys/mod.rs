@@ -1,10 +1,14 @@
 //! Keys: the master key (`master`), the text of a key (`secret`), what a key is and when it is good
-//! (`model`, `roles`, `verdict`), how keys are kept (`store`), how they look from outside (`wire`), and
-//! the RPCs (`service`).
+//! (`model`, `roles`, `verdict`), how keys come to be (`issue`), are kept (`store`) and look from outside
+//! (`wire`), what tenants run and the keys that its clients send (`installations`), as which OAuth client
+//! a tenant's users sign in (`oauth`), and the RPCs (`service`).
 
+pub mod installations;
+pub mod issue;
 pub mod list;
 pub mod master;
 pub mod model;
+pub mod oauth;
 pub mod roles;
 pub mod secret;
 pub mod service;

@@ -51,6 +51,8 @@ pub struct ApiKey {
     pub tenant_uid: Option<Uuid>,
     /// Display name.
     pub name: String,
+    /// What it is for.
+    pub description: String,
     /// Names of roles.
     pub roles: Vec<Option<String>>,
     /// The only environment it is good in.

@@ -8,13 +8,11 @@ use tonic::{Request, Response, Status};
 use uuid::Uuid;
 
 use super::{
+    issue::{Owner, issue, tell},
     list,
-    model::{
-        ApiKey, KeyScope, ROUTE_OF_SYSTEM, ResolvedKey, is_secret_of, new_ref, roles_named,
-        route_of_account, route_of_tenant,
-    },
+    model::{ApiKey, KeyScope, ResolvedKey, is_secret_of, roles_named},
     roles::permissions_of,
-    secret::{self, KeySecret, KeyText},
+    secret,
     store::{self, Resolved, ResolvedTenant},
     verdict::{self, Check, Question},
     wire::{NewApiKey, message},
@@ -24,12 +22,10 @@ use crate::{
     db::{Role as DatabaseRole, Scope},
     directory,
     error::{Error, Kind, Result},
-    events::outbox::Event,
     pb::{self, ErrorReason, VerifyCode, key_service_server::KeyService},
     rpc::{
-        Call, TenantOfCall,
+        Call,
         mutate::{Change, check_etag},
-        permit::json_of,
     },
     schema::tenants as tenants_table,
     server::Shared,
@@ -53,7 +49,8 @@ impl KeyService for Keys {
             .0
             .mutator
             .mutate(&call, &request, async |change: &mut Change<'_>| {
-                let (api_key, text) = self.create(change, &new).await?;
+                let owner = self.owner(change, &new).await?;
+                let (api_key, text) = issue(change, &self.0.master, &owner, &new).await?;
                 let secret = text.reveal().to_owned();
                 Ok(pb::CreateApiKeyResponse { api_key: Some(api_key), secret })
             })
@@ -165,64 +162,6 @@ impl KeyService for Keys {
 }
 
 impl Keys {
-    async fn create(
-        &self,
-        change: &mut Change<'_>,
-        new: &NewApiKey,
-    ) -> Result<(pb::ApiKey, KeyText)> {
-        let owner = self.owner(change, new).await?;
-        check_grants(change.call, new, &owner)?;
-        if let Some(tenant) = owner.tenant() {
-            tenants::life::check_protection_of_keys(change, tenant.uid).await?;
-        }
-        if let Some(environment) = &new.environment {
-            directory::environments::find(change.conn(), environment).await?;
-        }
-
-        if let (Some(reseller), Some(account)) = (&new.reseller_id, owner.account()) {
-            directory::resellers::require(change.conn(), account, reseller).await?;
-        }
-        directory::backends::hold_all(change.conn(), &new.backend_ids).await?;
-
-        let master = &self.0.master;
-        let secret = KeySecret::generate();
-        let version = master.current_version();
-        let digest = master
-            .digest(version, &secret)
-            .ok_or_else(|| Error::internal("the current version of the master key is missing"))?;
-        let key_ref = new_ref(owner.route(), change.now);
-        let id = key_ref.public_id(master).to_string();
-        let key = ApiKey {
-            route: key_ref.route,
-            number: key_ref.number,
-            scope: owner.scope(),
-            account_id: owner.account().map(str::to_owned),
-            tenant_uid: owner.tenant().map(|tenant| tenant.uid),
-            name: new.name.clone().unwrap_or_else(|| format!("key-{}", &id[..8])),
-            roles: new.roles.iter().map(|role| Some(role.id.to_owned())).collect(),
-            environment: new.environment.clone(),
-            reseller_id: new.reseller_id.clone(),
-            backend_ids: new.backend_ids.iter().cloned().map(Some).collect(),
-            digest: digest.as_bytes().to_vec(),
-            master_key_version: version,
-            expire_time: new.expire_time,
-            created_by: change.call.actor(),
-            create_time: change.now,
-            revoke_time: None,
-            revoked_by: None,
-            revoke_reason: None,
-            version: 1,
-        };
-        if !store::insert(change.conn(), &key).await? {
-            return Err(Error::internal("two keys of one owner have met in one number"));
-        }
-        let text = secret::mint(master, new.environment.as_deref(), key_ref, &secret);
-        let tenant = owner.tenant().map(|tenant| (tenant.uid, tenant.tenant_id.clone()));
-        let told = message(key, tenant.as_ref().map_or("", |(_, id)| id), master, change.now);
-        tell(change, "api_key.created", tenant, None, &told).await?;
-        Ok((told, text))
-    }
-
     /// Whose key it is to be: the narrowest that the call names, unless the request says (4-15).
     async fn owner(&self, change: &mut Change<'_>, new: &NewApiKey) -> Result<Owner> {
         let call = change.call;
@@ -406,121 +345,6 @@ impl Keys {
     }
 }
 
-/// Whose key a new key is to be.
-enum Owner {
-    System,
-    Account(String),
-    Tenant(TenantOfCall),
-}
-
-impl Owner {
-    fn scope(&self) -> KeyScope {
-        match self {
-            Self::System => KeyScope::System,
-            Self::Account(_) => KeyScope::Account,
-            Self::Tenant(_) => KeyScope::Tenant,
-        }
-    }
-
-    fn account(&self) -> Option<&str> {
-        match self {
-            Self::System => None,
-            Self::Account(account) => Some(account),
-            Self::Tenant(tenant) => Some(&tenant.account_id),
-        }
-    }
-
-    fn tenant(&self) -> Option<&TenantOfCall> {
-        match self {
-            Self::Tenant(tenant) => Some(tenant),
-            _ => None,
-        }
-    }
-
-    fn route(&self) -> i64 {
-        match self {
-            Self::System => ROUTE_OF_SYSTEM,
-            Self::Account(account) => route_of_account(account),
-            Self::Tenant(tenant) => route_of_tenant(tenant.uid),
-        }
-    }
-}
-
-/// Checks that a new key grants nothing that its creator does not have, within its creator's scope.
-fn check_grants(call: &Call, new: &NewApiKey, owner: &Owner) -> Result<()> {
-    let scope = owner.scope();
-    let wider = match call.caller.scope {
-        KeyScope::System => false,
-        KeyScope::Account => scope == KeyScope::System,
-        KeyScope::Tenant => scope != KeyScope::Tenant,
-    };
-    if wider {
-        return Err(Error::Forbidden {
-            permission: "KEYS:ADD".to_owned(),
-            message: format!(
-                "a key with the scope {} cannot create one with the wider scope {}",
-                call.caller.scope.as_str(),
-                scope.as_str()
-            ),
-        });
-    }
-    if let Some(bound) = &call.caller.environment
-        && new.environment.as_ref() != Some(bound)
-    {
-        return Err(Error::Forbidden {
-            permission: "KEYS:ADD".to_owned(),
-            message: format!(
-                "the creating key is bound to the environment \"{bound}\": set api_key.environment to it"
-            ),
-        });
-    }
-    if let Some(end) = call.caller.expire_time
-        && new.expire_time.is_none_or(|asked| asked > end)
-    {
-        return Err(Error::Forbidden {
-            permission: "KEYS:ADD".to_owned(),
-            message: format!(
-                "the creating key ends at {end}: set api_key.expire_time to that time or before"
-            ),
-        });
-    }
-    for role in &new.roles {
-        if !role.scopes.contains(&scope) {
-            let scopes = role.scopes.iter().map(|scope| scope.as_str()).collect::<Vec<_>>();
-            let text = format!(
-                "has {:?}, which a key with the scope {} cannot hold; it is for {}",
-                role.id,
-                scope.as_str(),
-                scopes.join(", ")
-            );
-            return Err(Error::invalid("api_key.roles", text));
-        }
-        let own = permissions_of(&call.caller.roles);
-        if let Some(missing) = role.permissions().find(|permission| !own.contains(permission)) {
-            return Err(Error::Forbidden {
-                permission: missing.to_owned(),
-                message: format!(
-                    "the role {} grants {missing}, which the creating key does not have itself",
-                    role.id
-                ),
-            });
-        }
-        // A key of a tenant that sees its own tenant only must not create one that sees below it.
-        let creator_reaches = call.caller.scope != KeyScope::Tenant
-            || call.caller.roles.iter().any(|role| role.reaches_below);
-        if role.reaches_below && !creator_reaches {
-            return Err(Error::Forbidden {
-                permission: "KEYS:ADD".to_owned(),
-                message: format!(
-                    "the role {} reaches the tenants below, which the creating key does not",
-                    role.id
-                ),
-            });
-        }
-    }
-    Ok(())
-}
-
 /// Whether a verifier's scope covers a key: one that it does not cover does not exist for it.
 fn covers(scope: &Scope, key: &ResolvedKey, tenant: Option<&ResolvedTenant>) -> bool {
     match scope {
@@ -545,25 +369,4 @@ fn not_found(why: String, explain: bool) -> pb::VerifyKeyResponse {
 fn read_id(id: &str) -> Result<Uuid> {
     let what = if id.is_empty() { "is required: ListApiKeys shows it" } else { "is not a UUID" };
     id.parse().map_err(|_| Error::invalid("api_key_id", what))
-}
-
-async fn tell(
-    change: &mut Change<'_>,
-    kind: &'static str,
-    tenant: Option<(Uuid, String)>,
-    before: Option<&pb::ApiKey>,
-    after: &pb::ApiKey,
-) -> Result<()> {
-    let account = Some(&*after.account_id).filter(|id| !id.is_empty());
-    change
-        .record(Event {
-            kind,
-            account_id: account,
-            tenant: tenant.as_ref().map(|(uid, id)| (*uid, &**id)),
-            resource_type: "api_key",
-            resource_id: &after.api_key_id,
-            before: before.map(json_of),
-            after: Some(json_of(after)),
-        })
-        .await
 }

@@ -12,17 +12,18 @@ use crate::{
     error::{Error, Result},
     pb,
     rpc::mutate::etag,
-    wire::{Fields, id, request_id, text, time, timestamp},
+    wire::{Fields, id, prose, request_id, text, time, timestamp},
 };
 
 /// How many backends a key may be bound to.
 const BACKENDS_MAX: usize = 100;
 
 /// What a caller may say of a new key. Whose it is and what its secret is are joined later.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 #[expect(missing_docs, reason = "each is a field of ApiKey, documented there")]
 pub struct NewApiKey {
     pub name: Option<String>,
+    pub description: String,
     pub scope: Option<KeyScope>,
     pub account_id: Option<String>,
     pub tenant_id: Option<String>,
@@ -47,6 +48,7 @@ impl NewApiKey {
             if value.is_empty() { Ok(None) } else { read(value).map(Some) }
         };
         let name = fields.take("api_key.name", optional(&pb.name, |value| text(value, 1, 80)));
+        let description = fields.take("api_key.description", prose(&pb.description, 1_000));
         let scope = fields.take("api_key.scope", read_scope(pb.scope));
         let account_id = fields.take("api_key.account_id", optional(&pb.account_id, id));
         let tenant_id = fields.take("api_key.tenant_id", optional(&pb.tenant_id, id));
@@ -79,6 +81,7 @@ impl NewApiKey {
         };
         Ok(Self {
             name,
+            description: description.unwrap_or_default(),
             scope,
             account_id,
             tenant_id,
@@ -103,7 +106,12 @@ fn read_scope(scope: i32) -> Result<Option<KeyScope>, String> {
     }
 }
 
-fn read_roles(names: &[String]) -> Result<Vec<&'static Role>, String> {
+/// Reads the names of roles, at least one of which there has to be; sorts them.
+///
+/// # Errors
+///
+/// What would be right.
+pub fn read_roles(names: &[String]) -> Result<Vec<&'static Role>, String> {
     let known = || ROLES.iter().map(|role| role.id).collect::<Vec<_>>().join(", ");
     if names.is_empty() {
         return Err(format!("is required: at least one of {}", known()));
@@ -152,6 +160,7 @@ pub fn message(key: ApiKey, tenant_id: &str, master: &MasterKey, now: DateTime<U
         account_id,
         tenant_uid: _,
         name,
+        description,
         roles,
         environment,
         reseller_id,
@@ -169,6 +178,7 @@ pub fn message(key: ApiKey, tenant_id: &str, master: &MasterKey, now: DateTime<U
     pb::ApiKey {
         api_key_id,
         name,
+        description,
         scope: pb::ApiKeyScope::from(scope).into(),
         account_id: account_id.unwrap_or_default(),
         tenant_id: tenant_id.to_owned(),

@@ -1,13 +1,12 @@
 //! How a tenant comes to be, in one transaction with all that comes with it.
 
-use std::collections::BTreeMap;
+use std::{borrow::Cow, collections::BTreeMap};
+
+use chrono::{DateTime, Utc};
 
 use super::{
     life,
-    model::{
-        History, LockColumns, Tenant, TenantRecord, TenantState, TenantType, generated_code,
-        generated_id,
-    },
+    model::{History, LockColumns, Tenant, TenantState, TenantType, generated_code, generated_id},
     placement,
     service::{refuse_to_protect, tell},
     store::{self, Claim},
@@ -19,16 +18,23 @@ use crate::{
     error::{Error, Kind, Result, Violation},
     keys::model::KeyScope,
     pb::{self, ErrorReason},
-    rpc::{TenantOfCall, mutate::Change},
+    rpc::{Call, TenantOfCall, mutate::Change},
+    server::Shared,
     wire::reference,
 };
 
-/// Creates a tenant.
+/// Creates a tenant with everything that the request has; its secrets are in the answer, once.
 pub(super) async fn create(
-    settings: &Settings,
+    shared: &Shared,
     change: &mut Change<'_>,
-    new: &NewTenant,
-) -> Result<TenantRecord> {
+    request: &pb::CreateTenantRequest,
+) -> Result<pb::CreateTenantResponse> {
+    let request = match &*request.template_id {
+        "" => Cow::Borrowed(request),
+        _ => Cow::Owned(with_template(change, request).await?),
+    };
+    let new = &NewTenant::read(&request, change.now)?;
+    let settings = &*shared.settings;
     let call = change.call;
     let account_id = account_of(change, &new.account_id).await?;
     let parent = parent_of(change, new).await?;
@@ -42,7 +48,11 @@ pub(super) async fn create(
         return Err(Error::not_found(Kind::ParentTenant, &parent.tenant_id));
     }
 
-    let contract_mode = life::contract_below(parent.as_ref(), new.contract_mode)?;
+    let contract_mode = life::contract_below(
+        parent.as_ref(),
+        new.contract_mode.or_else(|| new.companions.contract_mode()),
+    )?;
+    new.companions.check_below(parent.as_ref())?;
     placement::check(call, None, new.backend_id.as_deref())?;
     if new.protected && !life::is_protected(change.conn(), call).await? {
         return Err(refuse_to_protect());
@@ -80,6 +90,7 @@ pub(super) async fn create(
         address: new.address.clone(),
         reseller_id: new.reseller_id.clone(),
         backend_id: new.backend_id.clone(),
+        admin_user: new.companions.admin_user.clone(),
         use_custom_routing_profile: new.use_custom_routing_profile,
         use_tenant_languages: new.use_tenant_languages,
         sp_idp: new.sp_idp,
@@ -108,14 +119,32 @@ pub(super) async fn create(
     let record = store::complete_one(change.conn(), now, tenant).await?;
     tell(change, "tenant.created", None, &record).await?;
     placement::tell(change, None, &record.tenant).await?;
-    Ok(record)
+    let made = new.companions.create(change, &shared.master, &record.tenant).await?;
+    Ok(pb::CreateTenantResponse { tenant: Some(record.seen_by(call)), ..made })
 }
 
-/// Reads a request with what its template gives (2-18).
-pub(super) async fn with_template(
+/// Checks of a request what can be told without the database.
+pub(super) fn check(
+    call: &Call,
+    request: &pb::CreateTenantRequest,
+    now: DateTime<Utc>,
+) -> Result<()> {
+    let account = request.tenant.as_ref().map(|tenant| &*tenant.account_id);
+    call.check_account("tenant.account_id", account.unwrap_or_default())?;
+    let placed = request.tenant.as_ref().is_some_and(|tenant| tenant.backend_id.is_some());
+    placement::check_right(call, "tenant.backend_id", placed)?;
+    // What a template leaves out is known only where the template is.
+    match &*request.template_id {
+        "" => NewTenant::read(request, now).map(|_| ()),
+        id => reference("template_id", id).map(|_| ()),
+    }
+}
+
+/// A request with what its template gives (2-18).
+async fn with_template(
     change: &mut Change<'_>,
     request: &pb::CreateTenantRequest,
-) -> Result<NewTenant> {
+) -> Result<pb::CreateTenantRequest> {
     let tenant = request.tenant.as_ref().ok_or(Error::invalid("tenant", "is required"))?;
     if !tenant.account_id.is_empty() {
         reference("tenant.account_id", &tenant.account_id)?;
@@ -124,7 +153,7 @@ pub(super) async fn with_template(
     let template = &request.template_id;
     let defaults = directory::templates::defaults(change.conn(), &account, template).await?;
     let tenant = Some(with_defaults(tenant, defaults));
-    NewTenant::try_from(&pb::CreateTenantRequest { tenant, ..request.clone() })
+    Ok(pb::CreateTenantRequest { tenant, ..request.clone() })
 }
 
 /// Creates the domain that a tenant is to have, if that was asked for (2-19).
@@ -174,7 +203,7 @@ pub(super) fn complete_data(
 }
 
 /// The account of a new tenant: that of the call, else the one named, else the default.
-pub(super) async fn account_of(change: &mut Change<'_>, named: &str) -> Result<String> {
+async fn account_of(change: &mut Change<'_>, named: &str) -> Result<String> {
     if let Some(account) = &change.call.account {
         return Ok(account.clone());
     }

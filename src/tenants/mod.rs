@@ -1,7 +1,8 @@
 //! Tenants: what one is (`model`), how it is kept (`store`), how it looks from outside (`wire`), how
-//! it is listed (`list`), how it is created (`create`) and changed (`update`), where it is placed
+//! it is listed (`list`), how it is created (`create`) with what comes with it (`companions`) and changed (`update`), where it is placed
 //! (`placement`), what else happens to it (`life`), and the RPCs (`service`).
 
+pub mod companions;
 mod create;
 pub mod life;
 pub mod list;

@@ -147,6 +147,8 @@ pub struct Tenant {
     pub reseller_id: Option<String>,
     /// The backend that it is placed on (2-20).
     pub backend_id: Option<String>,
+    /// The first administrator, as JSON (3-04).
+    pub admin_user: Option<Value>,
     /// True only for a service provider (2-04).
     pub use_custom_routing_profile: bool,
     /// Stored and returned (2-11).
@@ -605,6 +607,7 @@ pub(crate) mod tests {
             address: Address::default(),
             reseller_id: None,
             backend_id: None,
+            admin_user: None,
             use_custom_routing_profile: false,
             use_tenant_languages: false,
             sp_idp: false,

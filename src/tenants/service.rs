@@ -13,7 +13,6 @@ use super::{
     placement,
     store::{self, Claim},
     update::{self, Update},
-    wire::NewTenant,
 };
 use crate::{
     allowlist, directory, entitlements,
@@ -41,33 +40,22 @@ impl TenantService for Tenants {
         request: Request<pb::CreateTenantRequest>,
     ) -> Result<Response<pb::CreateTenantResponse>, Status> {
         let (call, request) = Call::of(request)?;
-        let account = request.tenant.as_ref().map(|tenant| &*tenant.account_id);
-        call.check_account("tenant.account_id", account.unwrap_or_default())?;
-        let placed = request.tenant.as_ref().is_some_and(|tenant| tenant.backend_id.is_some());
-        placement::check_right(&call, "tenant.backend_id", placed)?;
-        // What a template leaves out is known only where the template is.
-        let new = match &*request.template_id {
-            "" => Some(NewTenant::try_from(&request)?),
-            id => reference("template_id", id).map(|_| None)?,
-        };
+        create::check(&call, &request, self.0.clock.now())?;
 
-        let answer = self
+        let mut answer = self
             .0
             .mutator
             .mutate(&call, &request, async |change: &mut Change<'_>| {
-                let from_template;
-                let new = match &new {
-                    Some(new) => new,
-                    None => {
-                        from_template = create::with_template(change, &request).await?;
-                        &from_template
-                    }
-                };
-                let record = create::create(&self.0.settings, change, new).await?;
-                let tenant = Some(record.seen_by(&call));
-                Ok(pb::CreateTenantResponse { tenant })
+                // Large, and there once for each call: not on the stack of the runtime.
+                Box::pin(create::create(&self.0, change, &request)).await
             })
             .await?;
+        if request.validate_only {
+            // Nobody has them, or they were told to whoever asked in earnest.
+            answer.external_key_secret.clear();
+            answer.admin_api_key_secret.clear();
+            answer.oauth_client_secret.clear();
+        }
 
         Ok(Response::new(answer))
     }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use chrono::{DateTime, Utc};
 use serde_json::{Map, Value};
 
+use super::companions::{Companions, admin_user};
 use super::model::{
     Address, Contact, ContractMode, History, LockColumns, LockMode, OrganizationKind, ServiceLine,
     Tenant, TenantRecord, TenantState, TenantType, strictest,
@@ -58,12 +59,16 @@ pub struct NewTenant {
     pub profile: Option<Value>,
     pub labels: Value,
     pub sp_idp: bool,
+    pub companions: Companions,
 }
 
-impl TryFrom<&pb::CreateTenantRequest> for NewTenant {
-    type Error = Error;
-
-    fn try_from(request: &pb::CreateTenantRequest) -> Result<Self> {
+impl NewTenant {
+    /// Reads a request at a time, with everything that is to come to be with the tenant.
+    ///
+    /// # Errors
+    ///
+    /// Everything that is wrong with it.
+    pub fn read(request: &pb::CreateTenantRequest, now: DateTime<Utc>) -> Result<Self> {
         let mut fields = Fields::default();
         fields.take("request_id", request_id(&request.request_id));
         let Some(pb) = &request.tenant else {
@@ -98,8 +103,9 @@ impl TryFrom<&pb::CreateTenantRequest> for NewTenant {
             );
         }
         let parts = Parts::read(pb, &mut fields);
+        let companions = Companions::read(request, now, &mut fields);
         let all = (tenant_id, account_id, parent_tenant_id, code, name, tenant_type);
-        let more = (organization_kind, service_line, contract_mode, parts);
+        let more = (organization_kind, service_line, contract_mode, parts, companions);
         fields.finish()?;
         let (
             (
@@ -110,7 +116,13 @@ impl TryFrom<&pb::CreateTenantRequest> for NewTenant {
                 Some(name),
                 Some(tenant_type),
             ),
-            (Some(organization_kind), Some(service_line), Some(contract_mode), Some(parts)),
+            (
+                Some(organization_kind),
+                Some(service_line),
+                Some(contract_mode),
+                Some(parts),
+                Some(companions),
+            ),
         ) = (all, more)
         else {
             return Err(Error::internal("a field was refused without a violation"));
@@ -143,6 +155,7 @@ impl TryFrom<&pb::CreateTenantRequest> for NewTenant {
             profile: parts.profile,
             labels: parts.labels,
             sp_idp,
+            companions,
         })
     }
 }
@@ -295,6 +308,7 @@ const OUTPUT_ONLY: &[&str] = &[
     "lock",
     "effective_lock",
     "trial_expire_time",
+    "admin_user",
     "status_details",
     "create_time",
     "update_time",
@@ -825,6 +839,7 @@ impl From<TenantRecord> for pb::Tenant {
             address,
             reseller_id,
             backend_id: _,
+            admin_user: administrator,
             use_custom_routing_profile,
             use_tenant_languages,
             sp_idp,
@@ -874,6 +889,7 @@ impl From<TenantRecord> for pb::Tenant {
             reseller_id,
             // Who may know it is told it by `TenantRecord::seen_by`.
             backend_id: None,
+            admin_user: administrator.as_ref().map(admin_user),
             use_custom_routing_profile: Some(use_custom_routing_profile),
             use_tenant_languages: Some(use_tenant_languages),
             profile,

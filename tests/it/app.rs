@@ -15,7 +15,7 @@ use bytes::{Buf as _, BufMut as _};
 use diesel_async::{AsyncConnection as _, AsyncPgConnection, SimpleAsyncConnection as _};
 use prost_reflect::{DynamicMessage, SerializeOptions, prost::Message as _};
 use secrecy::SecretString;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tenantry::{
     clock::Clock,
     config::Settings,
@@ -288,10 +288,20 @@ impl Caller {
         self.keys().create_api_key(request).await.unwrap().into_inner().secret
     }
 
-    /// Creates a tenant, of [`tenant`] unless changed.
+    /// Creates a tenant, of [`tenant`] unless changed; below a service provider with an entitlement to
+    /// nothing, which it needs there.
     pub async fn create(&self, tenant: pb::Tenant) -> Result<pb::Tenant, Status> {
+        let contract = tenant.contract_mode();
         let request = pb::CreateTenantRequest { tenant: Some(tenant), ..Default::default() };
-        Ok(self.tenants().create_tenant(request).await?.into_inner().tenant.unwrap())
+        match Box::pin(self.tenants().create_tenant(request.clone())).await {
+            Err(refused) if fields(&refused) == ["entitlement"] => {
+                let entitlement = Some(nothing_of_it(contract));
+                let request = pb::CreateTenantRequest { entitlement, ..request };
+                let answer = Box::pin(self.tenants().create_tenant(request)).await?;
+                Ok(answer.into_inner().tenant.unwrap())
+            }
+            answer => Ok(answer?.into_inner().tenant.unwrap()),
+        }
     }
 
     pub async fn get(&self, id: &str) -> Result<pb::Tenant, Status> {
@@ -408,6 +418,38 @@ pub async fn rows(app: &App) -> BTreeMap<String, i64> {
         rows.insert(name, number);
     }
     rows
+}
+
+/// A request for the product that [`application`] is of.
+pub fn product() -> Value {
+    let package = json!({"package_code": "BASIC", "name": "Basic"});
+    json!({"product": {"product_code": "PHONE", "name": "Phones", "packages": [package]}})
+}
+
+/// An installation of [`product`], with an app key and an external key.
+pub fn application() -> Value {
+    json!({
+        "product_code": "PHONE", "package_code": "BASIC", "ttl_hours": 24,
+        "app_key": {
+            "config": {"production": {"commonFields": {"region": "eu"}}},
+            "ext_key": {"label": "web", "env": "production"},
+        },
+    })
+}
+
+/// An entitlement to no transactions, under the contract of the tenant: what one below a service provider
+/// has at least.
+pub fn nothing_of_it(contract: pb::ContractMode) -> pb::Entitlement {
+    let contract = match contract {
+        pb::ContractMode::Unspecified => pb::ContractMode::Production,
+        said => said,
+    };
+    pb::Entitlement {
+        r#type: pb::EntitlementType::Transactions.into(),
+        contract_mode: contract.into(),
+        quantity: Some(0),
+        ..Default::default()
+    }
 }
 
 /// A tenant with just what creating one requires; its name is made from its id.

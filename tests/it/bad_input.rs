@@ -90,8 +90,13 @@ fn put(request: &mut DynamicMessage, path: &[FieldDescriptor], text: &str) {
         [] => request.set_field(field, Value::String(text.to_owned())),
         [of_entry] if field.is_map() => {
             // The key, or the value beside a good key.
+            let Kind::Message(entry) = field.kind() else { panic!("{field:?} is no map") };
+            let value = match entry.map_entry_value_field().kind() {
+                Kind::Message(inner) => Value::Message(DynamicMessage::new(inner)),
+                _ => Value::String("v".into()),
+            };
             let entry = match of_entry.name() {
-                "key" => (MapKey::String(text.to_owned()), Value::String("v".into())),
+                "key" => (MapKey::String(text.to_owned()), value),
                 _ => (MapKey::String("k".into()), Value::String(text.to_owned())),
             };
             request.set_field(field, Value::Map([entry].into()));
@@ -101,12 +106,6 @@ fn put(request: &mut DynamicMessage, path: &[FieldDescriptor], text: &str) {
             let mut element = DynamicMessage::new(inner);
             put(&mut element, below, text);
             request.set_field(field, Value::List(vec![Value::Message(element)]));
-        }
-        below if field.is_list() => {
-            let Kind::Message(inner) = field.kind() else { panic!("{field:?} has no parts") };
-            let mut only = DynamicMessage::new(inner);
-            put(&mut only, below, text);
-            request.set_field(field, Value::List(vec![Value::Message(only)]));
         }
         below => put(request.get_field_mut(field).as_message_mut().unwrap(), below, text),
     }
@@ -145,6 +144,9 @@ const TAKEN_AS_IT_IS: &[&str] = &[
     "tenant_id",
     "entitlement_id",
     "etag",
+    "locale",
+    "status",
+    "admin_user",
     "description",
     "external_ids",
     "key",

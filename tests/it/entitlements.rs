@@ -258,7 +258,7 @@ async fn a_provider_is_never_lowered_below_what_it_gives_at_the_same_time() {
 
         assert!(lowered.is_ok() != given.is_ok(), "{lowered:?} {given:?}");
     }
-    let open = "select count(*) as number from tenant_entitlements";
+    let open = "select count(*) as number from tenant_entitlements where type = 'USERS'";
     assert_eq!(count(&app, open).await, 2);
 }
 
@@ -277,7 +277,7 @@ async fn no_tenant_entitles_itself_and_a_provider_entitles_those_below_it() {
     assert_eq!(told(&itself), "PermissionDenied PERMISSION_MISSING");
     assert_eq!(told(&by_tenant), "PermissionDenied PERMISSION_MISSING");
     assert_eq!(below.remaining, 3);
-    assert_eq!(list(&own, "").await.unwrap(), [below]);
+    assert_eq!(list(&own, "type = USERS").await.unwrap(), [below]);
     // What is left depends on tenants that a provider's own admin of one tenant does not see.
     let manager = app.as_key(&on("high").create_key(&["tenant-admin"]).await);
     assert_eq!(remaining(&manager).await, 7);
@@ -310,12 +310,20 @@ async fn an_issuance_tenant_has_one_of_the_bundles_of_its_provider() {
         ..tenant
     };
     root.create(issuer(serving(tenant("high")))).await.unwrap();
-    root.create(below("low", "high")).await.unwrap();
     let (high, low) = (root.with("x-tenant-id", "high"), root.with("x-tenant-id", "low"));
+    let new = |bundles: &[&str]| pb::CreateTenantRequest {
+        tenant: Some(below("low", "high")),
+        entitlement: Some(issuing(1, bundles)),
+        ..Default::default()
+    };
 
     let without = set(&high, users(10)).await.unwrap_err();
     let several = set(&high, issuing(10, &["silver", "gold"])).await.unwrap();
     let mut refusals = vec![without];
+    for bundles in [&[][..], &["gold", "silver"], &["bronze"]] {
+        refusals.push(root.tenants().create_tenant(new(bundles)).await.unwrap_err());
+    }
+    root.tenants().create_tenant(new(&["silver"])).await.unwrap();
     for bundles in [&[][..], &["gold", "silver"], &["bronze"]] {
         refusals.push(set(&low, issuing(1, bundles)).await.unwrap_err());
     }

@@ -186,6 +186,15 @@ async fn refusals(app: &App) -> Vec<(&'static str, Status)> {
         add(not_found, missing);
         add(exists, again);
     }
+    let request = json!({
+        "tenant": {
+            "name": "x", "description": "", "type": "TENANT_TYPE_PRODUCT",
+            "organization_kind": "ORGANIZATION_KIND_ENTERPRISE",
+        },
+        "admin_api_application": {"name": "x", "sp_role_id": "1"},
+    });
+    let of_provider = root.call("CreateTenant", request).await.unwrap_err();
+    add("SP_ROLE_NOT_SUPPORTED", of_provider);
     let placed = |id: &str| json!({"tenant": {"tenant_id": "there", "backend_id": id}});
     root.create(tenant("there")).await.unwrap();
     add("NO_BACKEND_AVAILABLE", root.call("UpdateTenant", placed("none")).await.unwrap_err());
@@ -267,7 +276,10 @@ async fn every_reason_is_produced_with_its_code_and_all_that_errors_carry() {
         reason if reason.starts_with("INVALID_") && reason != "INVALID_STATE_TRANSITION" => {
             "InvalidArgument"
         }
-        "IMMUTABLE_FIELD" | "PARENT_REQUIRED" | "ISSUANCE_BUNDLE_INVALID" => "InvalidArgument",
+        "IMMUTABLE_FIELD"
+        | "SP_ROLE_NOT_SUPPORTED"
+        | "PARENT_REQUIRED"
+        | "ISSUANCE_BUNDLE_INVALID" => "InvalidArgument",
         "USAGE_ALREADY_RECORDED" => "AlreadyExists",
         "ENTITLEMENT_EXCEEDED" | "TENANT_LIMIT_EXCEEDED" => "ResourceExhausted",
         "ETAG_MISMATCH" => "Aborted",
@@ -290,7 +302,7 @@ async fn every_reason_is_produced_with_its_code_and_all_that_errors_carry() {
     .into();
 
     let mut produced = BTreeSet::new();
-    for (reason, status) in refusals(&app).await {
+    for (reason, status) in Box::pin(refusals(&app)).await {
         assert_eq!(told(&status), format!("{} {reason}", code_of(reason)), "{status:?}");
         let details = status.get_error_details();
         let info = details.error_info().unwrap();

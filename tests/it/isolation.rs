@@ -7,7 +7,7 @@ use serde_json::json;
 use tenantry::{pb, rpc::permit::POOL};
 use tonic::Status;
 
-use crate::app::{App, Caller, fields, rows, tenant, told};
+use crate::app::{App, Caller, fields, nothing_of_it, rows, tenant, told};
 
 /// Two accounts, each with a service provider and a tenant below it, and keys of every kind.
 struct World {
@@ -41,6 +41,7 @@ async fn world() -> World {
         };
         let request = pb::CreateTenantRequest {
             tenant: Some(below),
+            entitlement: Some(nothing_of_it(pb::ContractMode::Production)),
             auto_create_domain: Some(true),
             ..Default::default()
         };
@@ -463,7 +464,7 @@ async fn a_tenants_own_key_changes_of_its_record_only_what_is_its_own_to_say() {
         let Some(value) = values.get(name) else {
             // Sent or not, the service sets these itself.
             assert!(
-                ["uid", "state", "lock", "effective_lock", "status_details", "etag"]
+                ["uid", "state", "lock", "effective_lock", "admin_user", "status_details", "etag"]
                     .contains(&name)
                     || name.ends_with("_time"),
                 "say what happens to {name}"

@@ -333,7 +333,8 @@ async fn a_trial_ends_after_sixty_days_unless_it_becomes_productive() {
     let root = app.as_root();
     let trial = pb::ContractMode::Trial.into();
     root.create(pb::Tenant { contract_mode: trial, ..provider("high") }).await.unwrap();
-    let low = root.create(below("high", "low")).await.unwrap();
+    let low = pb::Tenant { contract_mode: trial, ..below("high", "low") };
+    let low = root.create(low).await.unwrap();
     let productive = || pb::ContractMode::Production.into();
     let refused = root
         .create(pb::Tenant { contract_mode: productive(), ..below("high", "other") })

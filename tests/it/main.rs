@@ -14,6 +14,7 @@ mod bad_input;
 mod catalog;
 mod contract;
 mod crash;
+mod creation;
 mod database_tls;
 mod directory;
 mod entitlements;

@@ -149,7 +149,10 @@ async fn a_provider_has_resellers_made_in_its_own_account() {
     root.call("CreateTenant", provider).await.unwrap();
     let key = root.with("x-tenant-id", "provider").create_key(&["service-provider-admin"]).await;
 
-    let created = app.as_key(&key).call("CreateTenant", new_tenant("child", "north")).await;
+    let mut child = new_tenant("child", "north");
+    child["entitlement"] = json!({"contract_mode": "CONTRACT_MODE_PRODUCTION", "quantity": 0});
+
+    let created = app.as_key(&key).call("CreateTenant", child).await;
 
     assert_eq!(created.unwrap()["tenant"]["reseller_id"], "north");
     let told = "select count(*) as number from events where type = 'reseller.created' \

@@ -7,7 +7,7 @@ use tenantry::pb::{
     lookup_tenant_request::Selector,
 };
 
-use crate::app::{App, Caller, count, fields, tenant, told};
+use crate::app::{App, Caller, count, fields, nothing_of_it, tenant, told};
 
 fn client(id: &str, parent: &str) -> pb::Tenant {
     pb::Tenant {
@@ -299,7 +299,7 @@ async fn a_missing_domain_is_created_or_refused_as_asked() {
     }
 }
 
-/// 1-09, 1-10: where a client's parent comes from.
+/// 1-11, 1-09, 1-10: where a client's parent comes from.
 #[tokio::test]
 async fn a_client_has_the_parent_given_or_the_one_of_the_callers_key() {
     let app = App::start().await;
@@ -382,14 +382,30 @@ async fn a_tenant_below_a_provider_has_its_line() {
         ..client("below", "provider")
     };
 
-    let below = root.create(other).await.unwrap();
+    let entitlement = |quantity| {
+        Some(pb::Entitlement {
+            quantity: Some(quantity),
+            issuance: Some(pb::Issuance { service_bundles: vec!["gold".into()] }),
+            ..nothing_of_it(pb::ContractMode::Production)
+        })
+    };
+    let of_provider =
+        pb::SetEntitlementRequest { entitlement: entitlement(1), ..Default::default() };
+    root.with("x-tenant-id", "provider").tenants().set_entitlement(of_provider).await.unwrap();
+    let request = pb::CreateTenantRequest {
+        tenant: Some(other),
+        entitlement: entitlement(0),
+        ..Default::default()
+    };
+
+    let below = root.tenants().create_tenant(request).await.unwrap().into_inner().tenant.unwrap();
 
     assert_eq!(below.service_line(), ServiceLine::Issuance);
     let alone = pb::Tenant { service_line: issuance, ..tenant("alone") };
     assert_eq!(root.create(alone).await.unwrap().service_line(), ServiceLine::Issuance);
 }
 
-/// 2-12, 4-09: what is sent changes, what is not stays.
+/// 1-44, 2-12, 4-09: what is sent changes, what is not stays.
 #[tokio::test]
 async fn an_update_changes_what_is_sent_and_nothing_else() {
     let app = App::start().await;
@@ -638,7 +654,7 @@ async fn neither_ones_own_tenant_nor_a_provider_nor_one_with_others_below_can_be
     assert_eq!(told(&orphan), "FailedPrecondition TENANT_NOT_ACTIVE");
 }
 
-/// 4-04, 4-05: without an id, the tenant of the key.
+/// 1-43, 4-04, 4-05: without an id, the tenant of the key.
 #[tokio::test]
 async fn a_tenants_key_reads_and_updates_its_own_tenant_without_naming_it() {
     let app = App::start().await;
