@@ -19,7 +19,7 @@ use crate::{
     allowlist, directory, entitlements,
     error::{Error, Kind, Result},
     events::outbox::Event,
-    groups,
+    groups, longrunning, operations,
     pb::{self, ErrorReason, tenant_service_server::TenantService},
     rpc::{
         Call, TenantOfCall,
@@ -41,35 +41,57 @@ impl TenantService for Tenants {
         request: Request<pb::CreateTenantRequest>,
     ) -> Result<Response<pb::CreateTenantResponse>, Status> {
         let (call, request) = Call::of(request)?;
-        let account = request.tenant.as_ref().map(|tenant| &*tenant.account_id);
-        call.check_account("tenant.account_id", account.unwrap_or_default())?;
-        let placed = request.tenant.as_ref().is_some_and(|tenant| tenant.backend_id.is_some());
-        placement::check_right(&call, "tenant.backend_id", placed)?;
-        // What a template leaves out is known only where the template is.
-        let new = match &*request.template_id {
-            "" => Some(NewTenant::try_from(&request)?),
-            id => reference("template_id", id).map(|_| None)?,
-        };
+        self.check_whole(&call, &request)?;
 
         let answer = self
             .0
             .mutator
             .mutate(&call, &request, async |change: &mut Change<'_>| {
-                let from_template;
-                let new = match &new {
-                    Some(new) => new,
-                    None => {
-                        from_template = create::with_template(change, &request).await?;
-                        &from_template
-                    }
-                };
-                let record = create::create(&self.0.settings, change, new).await?;
-                let tenant = Some(record.seen_by(&call));
-                Ok(pb::CreateTenantResponse { tenant })
+                self.create_whole(change, &request).await
             })
             .await?;
 
         Ok(Response::new(answer))
+    }
+
+    async fn create_tenant_async(
+        &self,
+        request: Request<pb::CreateTenantAsyncRequest>,
+    ) -> Result<Response<longrunning::Operation>, Status> {
+        let (call, request) = Call::of(request)?;
+        self.check_whole(&call, &operations::wire::plain(&request)?)?;
+
+        let answer = self
+            .0
+            .mutator
+            .mutate(&call, &request, async |change: &mut Change<'_>| {
+                operations::schedule(change, self, &request).await
+            })
+            .await?;
+        self.0.operations.scheduled.notify_one();
+
+        Ok(Response::new(answer))
+    }
+
+    async fn take_tenant_result(
+        &self,
+        request: Request<pb::TakeTenantResultRequest>,
+    ) -> Result<Response<pb::CreateTenantResponse>, Status> {
+        let (call, request) = Call::of(request)?;
+        let id = operations::wire::read_name("operation", &request.operation)?;
+
+        let answer = self
+            .0
+            .mutator
+            .mutate(&call, &request, async |change: &mut Change<'_>| {
+                operations::take(change, id).await
+            })
+            .await?;
+
+        Ok(Response::new(match request.validate_only {
+            true => operations::wire::without_secrets(answer),
+            false => answer,
+        }))
     }
 
     async fn get_tenant(
@@ -600,6 +622,33 @@ fn storable(value: &str) -> bool {
 }
 
 impl Tenants {
+    /// Checks what can be told of a request without the database.
+    pub(crate) fn check_whole(&self, call: &Call, request: &pb::CreateTenantRequest) -> Result<()> {
+        let account = request.tenant.as_ref().map(|tenant| &*tenant.account_id);
+        call.check_account("tenant.account_id", account.unwrap_or_default())?;
+        let placed = request.tenant.as_ref().is_some_and(|tenant| tenant.backend_id.is_some());
+        placement::check_right(call, "tenant.backend_id", placed)?;
+        // What a template leaves out is known only where the template is.
+        match &*request.template_id {
+            "" => NewTenant::try_from(request).map(drop),
+            id => reference("template_id", id).map(drop),
+        }
+    }
+
+    /// Creates a tenant with all that the request has.
+    pub(crate) async fn create_whole(
+        &self,
+        change: &mut Change<'_>,
+        request: &pb::CreateTenantRequest,
+    ) -> Result<pb::CreateTenantResponse> {
+        let new = match &*request.template_id {
+            "" => NewTenant::try_from(request)?,
+            _ => create::with_template(change, request).await?,
+        };
+        let record = create::create(&self.0.settings, change, &new).await?;
+        Ok(pb::CreateTenantResponse { tenant: Some(record.seen_by(change.call)) })
+    }
+
     async fn delete(
         &self,
         change: &mut Change<'_>,
