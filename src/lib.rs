@@ -39,6 +39,7 @@ pub mod wire;
     clippy::pedantic,
     clippy::allow_attributes,
     missing_docs,
+    unreachable_pub,
     reason = "generated; not ours to word"
 )]
 mod generated {

@@ -387,7 +387,12 @@ async fn sweep(shared: Arc<Shared>) {
     }
 }
 
-async fn sweep_once(shared: &Shared) -> Result<()> {
+/// Clears away what has expired.
+///
+/// # Errors
+///
+/// What the database reports.
+pub async fn sweep_once(shared: &Shared) -> Result<()> {
     let deadline = Instant::now() + START_TIMEOUT;
     let mut transaction = shared.database.begin_as(Role::Worker, deadline).await?;
     let rows = mutate::delete_expired_records(transaction.conn()).await?;

@@ -187,9 +187,9 @@ pub(crate) async fn schedule(
         validate_only: false,
         ..plain(request)?
     };
-    let would_be = change
-        .rehearse(async |change| Box::pin(tenants.create_whole(change, &request)).await)
-        .await?;
+    change.begin_rehearsal().await?;
+    let would_be = Box::pin(tenants.create_whole(change, &request)).await;
+    let would_be = change.end_rehearsal(would_be).await?;
     let tenant = would_be.tenant.unwrap_or_default();
     let asked_id = request.tenant.as_ref().map(|tenant| tenant.tenant_id.clone());
 

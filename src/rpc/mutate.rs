@@ -79,17 +79,21 @@ impl Change<'_> {
         self.clock.uuid()
     }
 
-    /// Does what is undone at once: to learn whether it could be done, and what would come of it.
+    /// Begins a rehearsal: what happens until [`Change::end_rehearsal`] is undone by it.
     ///
     /// # Errors
     ///
-    /// What `act` refuses.
-    pub async fn rehearse<A>(
-        &mut self,
-        act: impl AsyncFnOnce(&mut Self) -> Result<A>,
-    ) -> Result<A> {
-        AnsiTransactionManager::begin_transaction(self.conn()).await?;
-        let done = act(self).await;
+    /// What the database reports.
+    pub async fn begin_rehearsal(&mut self) -> Result<()> {
+        Ok(AnsiTransactionManager::begin_transaction(self.conn()).await?)
+    }
+
+    /// Ends a rehearsal, which told whether something could be done, and what would come of it.
+    ///
+    /// # Errors
+    ///
+    /// What the rehearsal ran into.
+    pub async fn end_rehearsal<A>(&mut self, done: Result<A>) -> Result<A> {
         let undone = AnsiTransactionManager::rollback_transaction(self.conn()).await;
         let done = done?;
         undone?;

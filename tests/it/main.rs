@@ -25,6 +25,7 @@ mod life;
 mod lists;
 mod metadata;
 mod mutations;
+mod operations;
 mod placement;
 mod requirements;
 mod resellers;

@@ -604,7 +604,7 @@ async fn each_role_has_the_rights_of_its_job_and_no_others() {
         select format('%s %s(%s) %s', replace(grantee, 'tenantry_', ''), table_name,
                       string_agg(column_name, ',' order by column_name), lower(privilege_type))
         from information_schema.column_privileges c
-        where table_schema = 'public' and grantee in ('tenantry_verifier', 'tenantry_worker')
+        where table_schema = 'public' and grantee in ('tenantry_verifier', 'tenantry_worker', 'tenantry_operator')
           and not exists (select 1 from information_schema.role_table_grants t
               where t.grantee = c.grantee and t.table_name = c.table_name
                 and t.privilege_type = c.privilege_type)
@@ -616,6 +616,10 @@ async fn each_role_has_the_rights_of_its_job_and_no_others() {
     assert_eq!(
         rights,
         [
+            "operator events insert",
+            "operator operations select",
+            "operator operations(attempts,error,expire_time,processing_end_time,\
+             processing_start_time,request,result,state,take_time,tenant_id,worker_key) update",
             "service __diesel_schema_migrations select",
             "service account_ip_allowlists insert select update",
             "service accounts delete insert select update",
@@ -626,6 +630,7 @@ async fn each_role_has_the_rights_of_its_job_and_no_others() {
             "service events insert",
             "service idempotency_records insert select update",
             "service master_key_checks insert select",
+            "service operations delete insert select",
             "service product_packages delete insert select update",
             "service products delete insert select update",
             "service resellers delete insert select update",
@@ -646,6 +651,8 @@ async fn each_role_has_the_rights_of_its_job_and_no_others() {
              unlock_time) select",
             "worker idempotency_records delete",
             "worker idempotency_records(expire_time) select",
+            "worker operations delete",
+            "worker operations(expire_time) select",
         ]
     );
 }
@@ -666,7 +673,7 @@ async fn what_happened_can_be_added_to_and_never_be_changed_or_taken_back() {
 }
 
 #[tokio::test]
-async fn the_verifier_and_the_worker_can_do_their_job_and_nothing_else() {
+async fn each_role_of_a_single_job_can_do_that_and_nothing_else() {
     let world = World::new().await;
     let attempts = [
         (Role::Verifier, "select name from tenants"),
@@ -678,6 +685,20 @@ async fn the_verifier_and_the_worker_can_do_their_job_and_nothing_else() {
         (Role::Worker, "select 1 from api_keys"),
         (Role::Worker, "select answer from idempotency_records"),
         (Role::Worker, "update idempotency_records set expire_time = now()"),
+        (Role::Worker, "select result from operations"),
+        (Role::Worker, "update operations set expire_time = now()"),
+        (Role::Operator, "select 1 from tenants"),
+        (Role::Operator, "select 1 from api_keys"),
+        (Role::Operator, "select 1 from events"),
+        (Role::Operator, "select 1 from idempotency_records"),
+        (Role::Operator, "delete from operations"),
+        (Role::Operator, "update operations set credential_id = gen_random_uuid()"),
+        (
+            Role::Operator,
+            "insert into events (event_id, type, method, resource_type, resource_id, actor, \
+             correlation_id, event_time) values (gen_random_uuid(), 'tenant.created', 'm', 'tenant', \
+             'i', 'a', 'c', now())",
+        ),
     ];
     for (role, statement) in attempts {
         let mut within = world.app.shared.database.begin_as(role, soon()).await.unwrap();
