@@ -202,6 +202,8 @@ diesel::table! {
         tenant_id -> Nullable<Text>,
         /// How often work on it was begun.
         attempts -> Int4,
+        /// When work on it was begun last; others leave it alone for a while.
+        attempt_time -> Nullable<Timestamptz>,
         init_time -> Timestamptz,
         processing_start_time -> Nullable<Timestamptz>,
         processing_end_time -> Nullable<Timestamptz>,

@@ -11,6 +11,7 @@ create table operations (
     subject text not null,
     tenant_id text,
     attempts integer not null,
+    attempt_time timestamptz,
     init_time timestamptz not null,
     processing_start_time timestamptz,
     processing_end_time timestamptz,
@@ -55,6 +56,7 @@ comment on column operations.credential_id is 'The key that called: its rights c
 comment on column operations.subject is 'The name of the tenant to be.';
 comment on column operations.tenant_id is 'The id of the tenant to be; null while it is not known.';
 comment on column operations.attempts is 'How often work on it was begun.';
+comment on column operations.attempt_time is 'When work on it was begun last; others leave it alone for a while.';
 comment on column operations.error is 'Why there is no tenant: an encoded google.rpc.Status.';
 comment on column operations.creator_key is 'The key of request and result, encrypted under one made from the caller''s own secret.';
 comment on column operations.worker_key is 'The same key, encrypted under the master key until the operation is done.';
@@ -119,8 +121,8 @@ create policy operations_operator_work on operations for update to tenantry_oper
 
 grant select on operations to tenantry_operator;
 grant update (
-    state, tenant_id, attempts, processing_start_time, processing_end_time, error, worker_key, request,
-    result, take_time, expire_time
+    state, tenant_id, attempts, attempt_time, processing_start_time, processing_end_time, error,
+    worker_key, request, result, take_time, expire_time
 ) on operations to tenantry_operator;
 
 create policy events_operator on events for insert to tenantry_operator

@@ -55,6 +55,8 @@ pub struct Operation {
     pub tenant_id: Option<String>,
     /// How often work on it was begun.
     pub attempts: i32,
+    /// When work on it was begun last.
+    pub attempt_time: Option<DateTime<Utc>>,
     /// When it was asked for.
     pub init_time: DateTime<Utc>,
     /// When work on it began.
@@ -92,6 +94,7 @@ impl Operation {
     pub fn begin(&mut self, now: DateTime<Utc>) {
         self.state = OperationState::Processing;
         self.attempts = self.attempts.saturating_add(1);
+        self.attempt_time = Some(now);
         self.processing_start_time.get_or_insert(now);
     }
 
@@ -198,6 +201,7 @@ mod tests {
             subject: String::new(),
             tenant_id: None,
             attempts: 0,
+            attempt_time: None,
             init_time: DateTime::UNIX_EPOCH,
             processing_start_time: None,
             processing_end_time: None,

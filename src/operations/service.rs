@@ -210,6 +210,7 @@ pub(crate) async fn schedule(
         // One that was not asked for is generated anew when the tenant is created.
         tenant_id: asked_id.filter(|id| !id.is_empty()),
         attempts: 0,
+        attempt_time: None,
         init_time: change.now,
         processing_start_time: None,
         processing_end_time: None,

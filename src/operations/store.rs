@@ -1,5 +1,6 @@
 //! How operations are kept: all SQL on them.
 
+use chrono::{DateTime, Utc};
 use diesel::{
     dsl::{Filter, not},
     pg::Pg,
@@ -83,11 +84,19 @@ fn not_found(id: Uuid) -> Error {
 }
 
 /// Finds the next operation to work on, and keeps others from it until the transaction ends: one that
-/// is not done and that nobody works on, first those that were tried least.
-pub(super) async fn next_open(conn: &mut AsyncPgConnection) -> Result<Option<Operation>> {
+/// is not done and that nobody works on, first those that were tried least. What was begun after
+/// `recently` is left to whoever began it, and has yet to lock it.
+pub(super) async fn next_open(
+    conn: &mut AsyncPgConnection,
+    recently: DateTime<Utc>,
+) -> Result<Option<Operation>> {
     let open = [OperationState::Scheduled, OperationState::Processing];
+    let is_left = operations::attempt_time
+        .is_null()
+        .or(operations::attempt_time.assume_not_null().le(recently));
     Ok(operations::table
         .filter(operations::state.eq_any(open))
+        .filter(is_left)
         .order((operations::attempts, operations::operation_id))
         .select(Operation::as_select())
         .for_update()
@@ -120,6 +129,7 @@ pub(super) async fn begin(conn: &mut AsyncPgConnection, operation: &Operation) -
         .set((
             operations::state.eq(operation.state),
             operations::attempts.eq(operation.attempts),
+            operations::attempt_time.eq(operation.attempt_time),
             operations::processing_start_time.eq(operation.processing_start_time),
         ))
         .execute(conn)

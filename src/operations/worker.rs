@@ -3,10 +3,11 @@
 //! To claim one is to say, in a transaction of its own, that it is PROCESSING: that is for those who
 //! look. What keeps others from it is the lock on its row, held by the transaction that creates the
 //! tenant and completes the operation. So a row that is PROCESSING and not locked is one whose worker
-//! stopped, and is anybody's.
+//! stopped, and is anybody's after a while.
 
 use std::{sync::Arc, time::Duration};
 
+use chrono::TimeDelta;
 use prost::Message as _;
 use tokio::{sync::watch, time::Instant};
 use tracing::Instrument as _;
@@ -38,6 +39,10 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How long one try may take.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// How long after it was begun an operation that nobody holds is taken for left. Too short would make two
+/// begin what only one can do; too long only delays.
+const LEFT_AFTER: TimeDelta = TimeDelta::seconds(5);
+
 /// How often an operation is tried that fails by what may pass, or whose worker stops.
 const ATTEMPTS: i32 = 10;
 
@@ -45,7 +50,14 @@ const METHOD: &str = "/tenantry.v1.TenantService/CreateTenantAsync";
 
 /// Works until `stop` says so; then what is under way has as long as calls have to be drained, and is
 /// left to the next worker if it takes longer.
-pub async fn work(shared: Arc<Shared>, mut stop: watch::Receiver<bool>) {
+pub async fn work(shared: Arc<Shared>, stop: watch::Receiver<bool>) {
+    // A panic ends what it happened in, as it does with calls, and not all work.
+    while let Err(error) = tokio::spawn(work_on_all(shared.clone(), stop.clone())).await {
+        tracing::error!(error = causes(&error), "work on an operation broke off");
+    }
+}
+
+async fn work_on_all(shared: Arc<Shared>, mut stop: watch::Receiver<bool>) {
     let drain = shared.settings.shutdown.drain;
     let worker = Worker::new(shared.clone());
     let mut cut = stop.clone();
@@ -104,9 +116,10 @@ impl Worker {
         let shared = self.shared();
         let deadline = Instant::now() + PATIENCE;
         let mut transaction = shared.database.begin_as(Role::Operator, deadline).await?;
-        let mut next = store::next_open(transaction.conn()).await?;
+        let now = shared.clock.now();
+        let mut next = store::next_open(transaction.conn(), now - LEFT_AFTER).await?;
         if let Some(operation) = &mut next {
-            operation.begin(shared.clock.now());
+            operation.begin(now);
             store::begin(transaction.conn(), operation).await?;
         }
         transaction.commit().await?;
@@ -114,7 +127,12 @@ impl Worker {
     }
 
     async fn work_on(&self, operation: &Operation) -> Result<()> {
-        match self.create(operation).await {
+        let done = if operation.attempts > ATTEMPTS {
+            Err(Error::internal("whoever worked on the operation stopped, each time"))
+        } else {
+            self.create(operation).await
+        };
+        match done {
             Ok(()) => {
                 tracing::info!("operation worked on");
                 Ok(())

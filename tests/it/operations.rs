@@ -452,6 +452,7 @@ async fn a_worker_that_stops_leaves_what_it_is_at_to_the_next() {
     worker.await.unwrap();
     let left = state(&root, &name).await;
     held.batch_execute("rollback").await.unwrap();
+    app.shared.clock.advance(chrono::TimeDelta::seconds(5));
     app.work();
     wait(&root, &name).await;
 
@@ -475,6 +476,21 @@ async fn what_cannot_be_done_again_and_again_fails_in_the_end() {
     let ended = wait(&root, &name).await;
 
     assert_eq!(told(&error_of(ended)), "DeadlineExceeded DEADLINE_EXCEEDED");
+}
+
+#[tokio::test]
+async fn what_stops_its_worker_again_and_again_fails_in_the_end() {
+    let app = App::start().await;
+    let root = app.as_root();
+    let name = schedule(&root, tenant("foo")).await.unwrap();
+    let begun = "update operations set state = 'PROCESSING', attempts = 10,
+                 processing_start_time = '2026-01-01Z', attempt_time = '2026-01-01Z'";
+    app.superuser().await.batch_execute(begun).await.unwrap();
+
+    app.work();
+
+    assert_eq!(told(&error_of(wait(&root, &name).await)), "Internal INTERNAL");
+    assert_eq!(root.list("", "").await.unwrap(), [""; 0]);
 }
 
 #[tokio::test]
@@ -626,7 +642,7 @@ async fn an_operation_is_seen_within_its_account_and_from_its_tenant_upwards() {
         assert_eq!(found, rows, "{scope:?}");
         let forged = "insert into operations select gen_random_uuid(), account_id, tenant_uid,
             tenant_of_call, names_tenant, names_account, gen_random_uuid(), correlation_id, state,
-            subject, tenant_id, attempts, init_time, processing_start_time, processing_end_time,
+            subject, tenant_id, attempts, attempt_time, init_time, processing_start_time, processing_end_time,
             error, creator_key, worker_key, request, result, take_time, expire_time from operations";
         let forged = diesel::sql_query(forged);
         let forged = diesel_async::RunQueryDsl::execute(forged, within.conn()).await;

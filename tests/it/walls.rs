@@ -618,7 +618,7 @@ async fn each_role_has_the_rights_of_its_job_and_no_others() {
         [
             "operator events insert",
             "operator operations select",
-            "operator operations(attempts,error,expire_time,processing_end_time,\
+            "operator operations(attempt_time,attempts,error,expire_time,processing_end_time,\
              processing_start_time,request,result,state,take_time,tenant_id,worker_key) update",
             "service __diesel_schema_migrations select",
             "service account_ip_allowlists insert select update",
