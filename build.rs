@@ -16,6 +16,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .map(|entry| Ok(entry?.path()))
         .collect::<std::io::Result<Vec<_>>>()?;
     protos.sort();
+    // What errors carry within operations.
+    protos.push(format!("{PROTO_DIR}/google/rpc/error_details.proto").into());
 
     let mut compiler = protox::Compiler::new([PROTO_DIR])?;
     compiler.include_imports(true).include_source_info(true).open_files(protos)?;
@@ -26,6 +28,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut config = prost_build::Config::new();
     // Maps in the order of their keys: equal messages must have equal bytes, for fingerprints.
     config.btree_map(["."]).enable_type_names();
+    config.extern_path(".google.rpc", "::tonic_types::pb");
     tonic_prost_build::configure()
         // The clients are for the tests and take any channel.
         .build_transport(false)

@@ -76,6 +76,8 @@ pub struct Settings {
     pub list: List,
     /// Soft deletion.
     pub deletion: Deletion,
+    /// What goes on after the call that asked for it.
+    pub operations: Operations,
     /// Where traces and metrics go.
     pub otlp: Otlp,
 
@@ -189,6 +191,15 @@ pub struct Deletion {
     pub retention: Duration,
 }
 
+/// The settings of `operations`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Operations {
+    /// How long an operation that is done is kept.
+    #[serde(with = "humantime_serde")]
+    pub retention: Duration,
+}
+
 /// The settings of `otlp`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -257,6 +268,7 @@ impl Settings {
             },
             list: List { return_backend: false },
             deletion: Deletion { retention: 30 * DAY },
+            operations: Operations { retention: 30 * DAY },
             otlp: Otlp { endpoint: None },
             sources: BTreeMap::new(),
         }
@@ -305,6 +317,7 @@ impl Settings {
             ("shutdown.drain", self.shutdown.drain, LONGEST),
             ("idempotency.retention", self.idempotency.retention, LONGEST),
             ("deletion.retention", self.deletion.retention, LONGEST),
+            ("operations.retention", self.operations.retention, LONGEST),
         ];
         for (name, value, longest) in durations {
             self.demand(name, (SHORTEST..=longest).contains(&value))?;
@@ -445,7 +458,7 @@ fn expected(name: &str) -> &'static str {
         "data_dir" | "keys.master_key_file" | "tls.cert" | "tls.key" | "tls.client_ca" => "a path",
         "statement_timeout" => "a duration from \"1ms\" to \"24days\", such as \"5s\"",
         "shutdown.drain" => "a duration from \"1ms\" to 100 years, such as \"15s\"",
-        "idempotency.retention" | "deletion.retention" => {
+        "idempotency.retention" | "deletion.retention" | "operations.retention" => {
             "a duration from \"1ms\" to 100 years, such as \"24h\" or \"30days\""
         }
         "strict_metadata"
@@ -767,6 +780,7 @@ mod tests {
         assert_eq!(settings.keys.master_key_file, Path::new("/data/master.key"));
         assert_eq!(settings.idempotency.retention, Duration::from_hours(24));
         assert_eq!(settings.deletion.retention, Duration::from_hours(30 * 24));
+        assert_eq!(settings.operations.retention, Duration::from_hours(30 * 24));
         assert_eq!(settings.pool.size, 12);
         assert_eq!(settings.statement_timeout, Duration::from_secs(5));
         assert_eq!(settings.shutdown.drain, Duration::from_secs(15));

@@ -219,6 +219,8 @@ pub enum Kind {
     UsageRecord,
     /// What a tenant may use.
     Entitlement,
+    /// What goes on after the call that asked for it.
+    Operation,
 }
 
 impl Kind {
@@ -239,6 +241,7 @@ impl Kind {
             Self::ServiceSettings => "set of service settings of the tenant",
             Self::UsageRecord => "usage record",
             Self::Entitlement => "entitlement of the tenant",
+            Self::Operation => "operation",
         }
     }
 
@@ -261,6 +264,7 @@ impl Kind {
             | Self::ServiceSettings
             | Self::UsageRecord
             | Self::Entitlement => "",
+            Self::Operation => ": ListOperations shows those there are",
             Self::Group => ": ListGroups shows those of the tenant of the call",
         }
     }
@@ -282,6 +286,7 @@ impl Kind {
             Self::Product => ErrorReason::ProductOrPackageUnknown,
             Self::TenantTemplate => ErrorReason::TemplateNotFound,
             Self::Group => ErrorReason::GroupNotFound,
+            Self::Operation => ErrorReason::OperationNotFound,
         }
     }
 
@@ -293,10 +298,12 @@ impl Kind {
             Self::Domain => ErrorReason::DomainAlreadyExists,
             Self::Group => ErrorReason::GroupAlreadyExists,
             Self::UsageRecord => ErrorReason::UsageAlreadyRecorded,
-            // Keys have generated ids; two cannot meet. The others are set, not created.
-            Self::ApiKey | Self::IpAllowlist | Self::ServiceSettings | Self::Entitlement => {
-                ErrorReason::Internal
-            }
+            // Keys and operations have generated ids; two cannot meet. The others are set, not created.
+            Self::ApiKey
+            | Self::IpAllowlist
+            | Self::ServiceSettings
+            | Self::Entitlement
+            | Self::Operation => ErrorReason::Internal,
             Self::Reseller => ErrorReason::ResellerAlreadyExists,
             Self::Backend => ErrorReason::BackendAlreadyExists,
             Self::Product => ErrorReason::ProductAlreadyExists,
@@ -360,6 +367,17 @@ impl Error {
             "",
             format!("the request cannot be decoded as the message that the method takes: {detail}"),
         )])
+    }
+
+    /// Whether the same may succeed later, with nothing mended.
+    pub(crate) fn may_pass(&self) -> bool {
+        matches!(
+            self,
+            Self::Contended(_)
+                | Self::DeadlineExceeded
+                | Self::DatabaseAway(_)
+                | Self::Overloaded(_)
+        )
     }
 
     fn code(&self) -> Code {

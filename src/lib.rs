@@ -3,7 +3,7 @@
 //! The way in is [`start`], which finds or makes what serving needs; [`server`] is the stack that every
 //! call goes through, [`rpc`] the corridor that it walks, and behind it lie the rooms: [`tenants`],
 //! [`groups`], [`settings`], [`usage`],
-//! [`entitlements`], [`directory`], [`keys`] and [`events`]. `ARCHITECTURE.md` shows them on a map.
+//! [`entitlements`], [`directory`], [`keys`], [`operations`] and [`events`]. `ARCHITECTURE.md` shows them on a map.
 
 pub mod allowlist;
 pub mod cli;
@@ -18,12 +18,14 @@ pub mod events;
 pub mod filter;
 pub mod groups;
 pub mod keys;
+pub mod operations;
 pub mod page;
 pub mod rpc;
 #[expect(unreachable_pub, reason = "written by Diesel")]
 // Clippy lets tests import all they like.
 #[cfg_attr(not(test), expect(clippy::wildcard_imports, reason = "written by Diesel"))]
 pub(crate) mod schema;
+pub(crate) mod sealed;
 pub mod server;
 pub mod settings;
 pub mod start;
@@ -32,8 +34,29 @@ pub mod tenants;
 pub mod usage;
 pub mod wire;
 
-/// The messages, clients and servers that the protos declare.
-#[expect(clippy::pedantic, clippy::allow_attributes, reason = "generated; not ours to word")]
-pub mod pb {
-    tonic::include_proto!("tenantry.v1");
+/// What is generated of the protos, in modules as their packages are, by which they find each other.
+#[expect(
+    clippy::pedantic,
+    clippy::allow_attributes,
+    missing_docs,
+    unreachable_pub,
+    reason = "generated; not ours to word"
+)]
+mod generated {
+    pub mod tenantry {
+        pub mod v1 {
+            tonic::include_proto!("tenantry.v1");
+        }
+    }
+    pub mod google {
+        pub mod longrunning {
+            tonic::include_proto!("google.longrunning");
+        }
+    }
 }
+
+/// The messages, clients and servers that the protos declare.
+pub use generated::tenantry::v1 as pb;
+
+/// The same of Google's operations.
+pub use generated::google::longrunning;

@@ -213,6 +213,53 @@ diesel::table! {
 }
 
 diesel::table! {
+    /// What goes on after the call that asked for it: tenants that are created by CreateTenantAsync (3-02).
+    operations (operation_id) {
+        /// UUIDv7, so that the order is that of their making.
+        operation_id -> Uuid,
+        /// The account of the tenant to be.
+        account_id -> Text,
+        /// The tenant of the call, which is not the tenant to be; null where it had none.
+        tenant_uid -> Nullable<Uuid>,
+        /// The same tenant by its id.
+        tenant_of_call -> Nullable<Text>,
+        /// Whether the call named it in its metadata.
+        names_tenant -> Bool,
+        /// The account that a key of the system named in its metadata.
+        names_account -> Nullable<Text>,
+        /// The key that called: its rights count, and it alone takes the result.
+        credential_id -> Uuid,
+        correlation_id -> Text,
+        state -> Text,
+        /// The name of the tenant to be.
+        subject -> Text,
+        /// The id of the tenant to be; null while it is not known.
+        tenant_id -> Nullable<Text>,
+        /// How often work on it was begun.
+        attempts -> Int4,
+        /// When work on it was begun last; others leave it alone for a while.
+        attempt_time -> Nullable<Timestamptz>,
+        init_time -> Timestamptz,
+        processing_start_time -> Nullable<Timestamptz>,
+        processing_end_time -> Nullable<Timestamptz>,
+        /// Why there is no tenant: an encoded google.rpc.Status.
+        error -> Nullable<Bytea>,
+        /// The key of request and result, encrypted under one made from the caller's own secret.
+        creator_key -> Bytea,
+        /// The same key, encrypted under the master key until the operation is done.
+        worker_key -> Nullable<Bytea>,
+        /// The encrypted request, until the operation is done.
+        request -> Nullable<Bytea>,
+        /// The encrypted answer, until it is taken.
+        result -> Nullable<Bytea>,
+        /// When the result was taken.
+        take_time -> Nullable<Timestamptz>,
+        /// When it is forgotten; null until it is done.
+        expire_time -> Nullable<Timestamptz>,
+    }
+}
+
+diesel::table! {
     /// The forms in which products are sold (1-51).
     product_packages (account_id, product_code, package_code) {
         account_id -> Text,
@@ -556,6 +603,8 @@ diesel::joinable!(api_keys -> accounts (account_id));
 diesel::joinable!(api_keys -> environments (environment));
 diesel::joinable!(api_keys -> tenants (tenant_uid));
 diesel::joinable!(external_keys -> environments (environment));
+diesel::joinable!(operations -> accounts (account_id));
+diesel::joinable!(operations -> tenants (tenant_uid));
 diesel::joinable!(products -> accounts (account_id));
 diesel::joinable!(resellers -> accounts (account_id));
 diesel::joinable!(tenant_app_key_configs -> environments (environment));
@@ -582,6 +631,7 @@ diesel::allow_tables_to_appear_in_same_query!(
     external_keys,
     idempotency_records,
     master_key_checks,
+    operations,
     product_packages,
     products,
     resellers,

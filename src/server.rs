@@ -23,6 +23,8 @@ use crate::{
     directory::service::Directory,
     error::{Error, Result},
     keys::{master::MasterKey, service::Keys},
+    longrunning::operations_server::OperationsServer,
+    operations::{Signals, service::Operations},
     pb::{
         directory_service_server::DirectoryServiceServer, key_service_server::KeyServiceServer,
         tenant_service_server::TenantServiceServer,
@@ -50,6 +52,8 @@ pub struct Shared {
     pub clock: Arc<Clock>,
     /// What the operator decided.
     pub settings: Arc<Settings>,
+    /// Wakes those who wait for operations.
+    pub operations: Signals,
 }
 
 impl Shared {
@@ -66,7 +70,17 @@ impl Shared {
             clock: clock.clone(),
             retention: settings.idempotency.retention,
         };
-        Self { database, mutator, master, clock, settings }
+        Self { database, mutator, master, clock, settings, operations: Signals::default() }
+    }
+
+    /// What finds out who calls.
+    pub fn identifier(&self) -> Identifier {
+        Identifier {
+            database: self.database.clone(),
+            master: self.master.clone(),
+            clock: self.clock.clone(),
+            strict_metadata: self.settings.strict_metadata,
+        }
     }
 
     /// Reads within the scope of a call, in one transaction.
@@ -106,19 +120,15 @@ pub async fn router(
         sampling,
         trusted_proxies: shared.settings.trusted_proxies.clone(),
     };
-    let identifier = Identifier {
-        database: shared.database.clone(),
-        master: shared.master.clone(),
-        clock: shared.clock.clone(),
-        strict_metadata: shared.settings.strict_metadata,
-    };
+    let identifier = shared.identifier();
 
     let router = Routes::new(health_service)
         .add_service(reflection().build_v1().map_err(Error::internal)?)
         .add_service(reflection().build_v1alpha().map_err(Error::internal)?)
         .add_service(TenantServiceServer::new(Tenants(shared.clone())))
         .add_service(DirectoryServiceServer::new(Directory(shared.clone())))
-        .add_service(KeyServiceServer::new(Keys(shared)))
+        .add_service(KeyServiceServer::new(Keys(shared.clone())))
+        .add_service(OperationsServer::new(Operations(shared)))
         .prepare()
         .into_axum_router()
         .route("/", get(|| async { WELCOME }))
@@ -135,6 +145,7 @@ pub const SERVICES: &[&str] = &[
     <TenantServiceServer<Tenants> as NamedService>::NAME,
     <DirectoryServiceServer<Directory> as NamedService>::NAME,
     <KeyServiceServer<Keys> as NamedService>::NAME,
+    <OperationsServer<Operations> as NamedService>::NAME,
 ];
 
 const WELCOME: &str = "\

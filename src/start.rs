@@ -13,7 +13,7 @@ use diesel_async::{
     AsyncConnection as _, AsyncPgConnection, RunQueryDsl as _, SimpleAsyncConnection as _,
 };
 use secrecy::SecretString;
-use tokio::time::Instant;
+use tokio::{sync::watch, time::Instant};
 
 use crate::{
     clock::Clock,
@@ -33,6 +33,7 @@ use crate::{
         roles::SYSTEM_ADMIN,
         secret::{self, KeySecret, KeyText},
     },
+    operations,
     rpc::{mutate, permit::json_of},
     server::{self, Shared},
     telemetry::{Metrics, Sampling, TelemetryError},
@@ -341,11 +342,14 @@ pub async fn serve(
     let sampling = Sampling::new(&settings)?;
     let (router, health) = server::router(started.shared.clone(), metrics, sampling).await?;
     let sweeper = tokio::spawn(sweep(started.shared.clone()));
+    let (stop, stopped) = watch::channel(false);
+    let worker = tokio::spawn(operations::worker::work(started.shared.clone(), stopped));
     ready(edge.local_addr(), &started);
 
     let shutdown = async move {
         shutdown.await;
         tracing::info!("draining");
+        let _ = stop.send(true);
         for service in server::SERVICES {
             health.set_service_status(*service, tonic_health::ServingStatus::NotServing).await;
         }
@@ -356,6 +360,8 @@ pub async fn serve(
             tracing::warn!(connections, "the drain deadline passed: connections were cut");
         }
     }
+    // It was told to stop when the drain began, and does so no later than calls do.
+    let _ = worker.await;
     sweeper.abort();
     if let Some(cluster) = started.cluster {
         cluster.stop().await;
@@ -372,21 +378,27 @@ fn tls_files(settings: &Settings) -> Option<TlsFiles> {
     })
 }
 
-/// Clears away, from time to time, the answers that are kept no longer.
+/// Clears away, from time to time, the answers and the operations that are kept no longer.
 async fn sweep(shared: Arc<Shared>) {
     loop {
         tokio::time::sleep(SWEEP_EVERY).await;
         if let Err(error) = sweep_once(&shared).await {
-            tracing::warn!(error = causes(&error), "expired answers could not be cleared away");
+            tracing::warn!(error = causes(&error), "what has expired could not be cleared away");
         }
     }
 }
 
-async fn sweep_once(shared: &Shared) -> Result<()> {
+/// Clears away what has expired.
+///
+/// # Errors
+///
+/// What the database reports.
+pub async fn sweep_once(shared: &Shared) -> Result<()> {
     let deadline = Instant::now() + START_TIMEOUT;
     let mut transaction = shared.database.begin_as(Role::Worker, deadline).await?;
     let rows = mutate::delete_expired_records(transaction.conn()).await?;
+    let operations = operations::store::delete_expired(transaction.conn()).await?;
     transaction.commit().await?;
-    tracing::debug!(rows, "cleared away expired answers");
+    tracing::debug!(rows, operations, "cleared away what has expired");
     Ok(())
 }

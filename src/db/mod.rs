@@ -105,6 +105,8 @@ pub enum Role {
     Verifier,
     /// Clears away what has expired.
     Worker,
+    /// Finds the operations that are not done, and says of them that they are worked on or failed.
+    Operator,
 }
 
 impl Role {
@@ -113,6 +115,7 @@ impl Role {
             Self::Service => "begin; set local role tenantry_service",
             Self::Verifier => "begin; set local role tenantry_verifier",
             Self::Worker => "begin; set local role tenantry_worker",
+            Self::Operator => "begin; set local role tenantry_operator",
         }
     }
 }

@@ -1,12 +1,14 @@
 //! The master key: the one secret that the service holds and the database does not.
 //!
-//! It serves four ends, each with a key of its own derived by HKDF-SHA256, so that what one of them
+//! It serves five ends, each with a key of its own derived by HKDF-SHA256, so that what one of them
 //! shows teaches nothing about another:
 //!
 //! * the **tag** in a key's text, by which a guessed key is refused without a look-up;
 //! * the **digest** that is stored in place of a key's secret, so that a dump of the database alone
 //!   cannot be tested against guesses;
 //! * the **fingerprint** of a request's body, by which a repeated request is recognised;
+//! * the **operation cipher**, under which the key of what an operation holds is stored while it is
+//!   worked on;
 //! * the **check**, stored in the database, so that a service with another master key refuses to
 //!   start.
 //!
@@ -14,7 +16,7 @@
 //! and only then name it as `current`: new keys are minted under it while the old ones verify under
 //! theirs. A version may go when no key of it is left.
 //!
-//! The permutation of refs and the fingerprint hang on `ref_key`, which never changes: another
+//! The permutation of refs, the fingerprint and the operation cipher hang on `ref_key`, which never changes: another
 //! permutation would lead every key that is out there to the wrong row.
 
 use std::{
@@ -37,6 +39,7 @@ use serde::Deserialize;
 use sha2::Sha256;
 
 use super::secret::{Digest, KeySecret, random};
+use crate::sealed::Cipher;
 
 /// The highest version: the last that one character of a key's text can name.
 pub const VERSION_MAX: i16 = 61;
@@ -59,6 +62,7 @@ pub struct MasterKey {
     permutation: Aes128,
     permutation_check: [u8; 32],
     fingerprint: Hmac<Sha256>,
+    operations: Cipher,
 }
 
 /// What one version derives: MACs that have taken in their keys and wait for the message.
@@ -220,6 +224,11 @@ impl MasterKey {
         mac(&self.fingerprint, &[body])
     }
 
+    /// Encrypts the key of what an operation holds, for whichever node works on it.
+    pub(crate) fn operation_cipher(&self) -> &Cipher {
+        &self.operations
+    }
+
     /// Turns what leads to a row into what the outside sees: one block of AES, a permutation.
     pub(crate) fn permute(&self, reference: [u8; 16]) -> [u8; 16] {
         let mut block = reference.into();
@@ -253,6 +262,7 @@ impl From<&Material> for MasterKey {
             permutation: Aes128::new((&*derive::<16>(&ref_keys, "ref permutation")).into()),
             permutation_check: mac(&derive_mac(&ref_keys, "ref check"), &[CHECK_LABEL]),
             fingerprint: derive_mac(&ref_keys, "request fingerprint"),
+            operations: Cipher::new(&derive::<32>(&ref_keys, "operation")),
         }
     }
 }

@@ -359,7 +359,7 @@ fn digit_value(digit: u8) -> Option<u8> {
 }
 
 /// Draws bytes from the operating system, the only source that is good enough for secrets.
-pub(super) fn random<const N: usize>() -> [u8; N] {
+pub(crate) fn random<const N: usize>() -> [u8; N] {
     let mut bytes = [0; N];
     OsRng
         .try_fill_bytes(&mut bytes)

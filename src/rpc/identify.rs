@@ -14,12 +14,15 @@ use axum::{
 use chrono::{DateTime, Utc};
 use http::HeaderMap;
 use secrecy::SecretString;
+use tokio::time::Instant;
 use tonic::Status;
+use uuid::Uuid;
 
 use super::{
     Call, Caller, TenantOfCall,
+    client::Client,
     observe::{Observed, is_grpc},
-    permit::{Method, Right},
+    permit::{Method, Right, is_closed},
 };
 use crate::{
     allowlist::model::Enforced,
@@ -30,9 +33,10 @@ use crate::{
     keys::{
         self,
         master::MasterKey,
-        model::{KeyScope, KeyState, roles_named, state},
+        model::{KeyScope, KeyState, ResolvedKey, roles_named, state},
         roles::{RESELLER, Role},
-        store::Resolved,
+        secret::KeyRef,
+        store::{Resolved, ResolvedTenant},
     },
     pb::ErrorReason,
     tenants::{
@@ -53,6 +57,21 @@ pub struct Identifier {
     pub strict_metadata: bool,
 }
 
+/// A call that was admitted before.
+#[derive(Clone, Copy, Debug)]
+pub struct Earlier<'a> {
+    /// What was called.
+    pub method: &'static Method,
+    /// The key that called.
+    pub key_id: Uuid,
+    /// The account that the metadata named.
+    pub account: Option<&'a str>,
+    /// The tenant that the metadata named.
+    pub tenant: Option<&'a str>,
+    /// What tied the call to its cause.
+    pub correlation_id: &'a str,
+}
+
 /// Lets a call through to its handler with a [`Call`] among its extensions, or refuses it.
 ///
 /// Health and reflection, which are open, and pages go through as they are.
@@ -61,7 +80,7 @@ pub async fn identify(
     request: Request,
     next: Next,
 ) -> Response {
-    if !request.uri().path().starts_with("/tenantry.") {
+    if !is_closed(request.uri().path()) {
         return next.run(request).await;
     }
     if !is_grpc(request.headers()) {
@@ -132,11 +151,64 @@ impl Identifier {
         if !allowlist.admits(call.client.ip) {
             return Err(Error::IpNotAllowed(call.client.ip));
         }
+        self.check_right(call, method, standing)
+    }
+
+    /// Checks whether the key works and may call the method, and sets how far the call reaches.
+    fn check_right(
+        &self,
+        call: &mut Call,
+        method: &Method,
+        standing: Option<&Standing>,
+    ) -> Result<()> {
         if let (Some(tenant), Some(standing)) = (&call.caller.tenant, standing) {
             check_standing(&tenant.tenant_id, standing, method, self.clock.now())?;
         }
         call.scope = permit(method, &call.caller)?;
         Ok(())
+    }
+
+    /// Admits a call once more that went on after its answer, as its key is now: with the rights that it
+    /// has, if it still has any.
+    ///
+    /// From where it came was checked when it came. Nothing can be sealed for the caller, whose secret
+    /// is not known any more.
+    ///
+    /// # Errors
+    ///
+    /// What the call would be refused with now.
+    pub async fn admit_again(&self, earlier: Earlier<'_>, deadline: Instant) -> Result<Call> {
+        let Earlier { method, key_id, account, tenant, correlation_id } = earlier;
+        let key_ref = KeyRef::from_public_id(key_id, &self.master);
+        let found = self.resolve_key(key_ref, deadline).await?;
+        let unknown_bearer = SecretString::from(self.clock.uuid().to_string());
+        let (caller, standing) = caller_of(found.key, found.tenant, key_id, unknown_bearer);
+        let mut call = Call {
+            correlation_id: correlation_id.to_owned(),
+            deadline,
+            method: method.name(),
+            client: Client::default(),
+            account: caller.account.clone(),
+            tenant: caller.tenant.clone(),
+            scope: caller.own_scope(),
+            caller,
+        };
+        compare(&call.caller, account, tenant)?;
+        self.check_right(&mut call, method, standing.as_ref())?;
+        self.resolve(&mut call, account, tenant).await?;
+        Ok(call)
+    }
+
+    /// Finds a key that is neither expired nor revoked.
+    async fn resolve_key(&self, key_ref: KeyRef, deadline: Instant) -> Result<Resolved> {
+        let mut transaction = self.database.begin_as(DatabaseRole::Verifier, deadline).await?;
+        let found = keys::store::resolve(transaction.conn(), key_ref).await?;
+        transaction.commit().await?;
+        found
+            .filter(|Resolved { key, .. }| {
+                state(key.revoke_time, key.expire_time, self.clock.now()) == KeyState::Active
+            })
+            .ok_or(Error::Unauthenticated)
     }
 
     fn demand_metadata(
@@ -165,35 +237,13 @@ impl Identifier {
         let text = bearer(headers).ok_or(Error::Unauthenticated)?;
         let parsed = keys::secret::parse(&self.master, text).map_err(|_| Error::Unauthenticated)?;
 
-        let mut transaction =
-            self.database.begin_as(DatabaseRole::Verifier, observed.deadline).await?;
-        let found = keys::store::resolve(transaction.conn(), parsed.key_ref).await?;
-        transaction.commit().await?;
-
-        let Resolved { key, tenant, allowlist } = found.ok_or(Error::Unauthenticated)?;
-        if !keys::model::is_secret_of(&self.master, &key, &parsed.secret)
-            || state(key.revoke_time, key.expire_time, self.clock.now()) != KeyState::Active
-        {
+        let Resolved { key, tenant, allowlist } =
+            self.resolve_key(parsed.key_ref, observed.deadline).await?;
+        if !keys::model::is_secret_of(&self.master, &key, &parsed.secret) {
             return Err(Error::Unauthenticated);
         }
-        let standing = tenant.as_ref().map(|tenant| tenant.standing.clone());
-        let caller = Caller {
-            key_id: parsed.key_ref.public_id(&self.master),
-            bearer: SecretString::from(text),
-            scope: key.scope,
-            account: key.account_id,
-            tenant: tenant.map(|tenant| TenantOfCall {
-                uid: tenant.uid,
-                tenant_id: tenant.tenant_id,
-                account_id: tenant.account_id,
-                named: false,
-            }),
-            reseller: key.reseller_id,
-            backends: key.backend_ids.into_iter().flatten().collect(),
-            environment: key.environment,
-            expire_time: key.expire_time,
-            roles: roles_named(&key.roles),
-        };
+        let key_id = parsed.key_ref.public_id(&self.master);
+        let (caller, standing) = caller_of(key, tenant, key_id, SecretString::from(text));
         Ok((caller, standing, allowlist))
     }
 
@@ -224,6 +274,34 @@ impl Identifier {
         }
         Ok(())
     }
+}
+
+/// Whose key it is, and whether the key's tenant lets it work.
+fn caller_of(
+    key: ResolvedKey,
+    tenant: Option<ResolvedTenant>,
+    key_id: Uuid,
+    bearer: SecretString,
+) -> (Caller, Option<Standing>) {
+    let standing = tenant.as_ref().map(|tenant| tenant.standing.clone());
+    let caller = Caller {
+        key_id,
+        bearer,
+        scope: key.scope,
+        account: key.account_id,
+        tenant: tenant.map(|tenant| TenantOfCall {
+            uid: tenant.uid,
+            tenant_id: tenant.tenant_id,
+            account_id: tenant.account_id,
+            named: false,
+        }),
+        reseller: key.reseller_id,
+        backends: key.backend_ids.into_iter().flatten().collect(),
+        environment: key.environment,
+        expire_time: key.expire_time,
+        roles: roles_named(&key.roles),
+    };
+    (caller, standing)
 }
 
 /// Reads the key from `authorization: Bearer <key>`.
@@ -334,8 +412,6 @@ fn permit(method: &Method, caller: &Caller) -> Result<Scope> {
 
 #[cfg(test)]
 mod tests {
-    use uuid::Uuid;
-
     use super::*;
 
     fn caller(scope: KeyScope, roles: &[&str]) -> Caller {

@@ -114,6 +114,17 @@ impl Call {
         format!("api_key:{}", self.caller.key_id)
     }
 
+    /// The account and the tenant that its metadata named: what [`identify::Earlier`] asks for.
+    pub fn named(&self) -> (Option<&str>, Option<&str>) {
+        let account = match (self.caller.scope, &self.scope) {
+            (KeyScope::System, Scope::Account(named)) => Some(&**named),
+            // Other keys have an account of their own, and can name no other.
+            _ => None,
+        };
+        let tenant = self.tenant.as_ref().filter(|tenant| tenant.named);
+        (account, tenant.map(|tenant| &*tenant.tenant_id))
+    }
+
     /// The id of the tenant that a request speaks of: the one it names, else the tenant of the call.
     ///
     /// # Errors

@@ -7,18 +7,14 @@
 
 use std::{sync::Arc, time::Duration};
 
-use aes_gcm::{
-    Aes256Gcm, KeyInit as _,
-    aead::{Aead as _, Payload},
-};
 use chrono::{DateTime, TimeDelta, Utc};
 use diesel::prelude::*;
 use diesel::upsert::excluded;
-use diesel_async::{AsyncPgConnection, RunQueryDsl};
-use hkdf::Hkdf;
+use diesel_async::{
+    AnsiTransactionManager, AsyncPgConnection, RunQueryDsl, TransactionManager as _,
+};
 use prost::Message;
 use secrecy::ExposeSecret as _;
-use sha2::Sha256;
 use uuid::Uuid;
 
 use super::Call;
@@ -29,6 +25,7 @@ use crate::{
     events::outbox,
     keys::master::MasterKey,
     schema::idempotency_records,
+    sealed::Cipher,
     wire,
 };
 
@@ -80,6 +77,27 @@ impl Change<'_> {
     /// Makes an id.
     pub fn uuid(&self) -> Uuid {
         self.clock.uuid()
+    }
+
+    /// Begins a rehearsal: what happens until [`Change::end_rehearsal`] is undone by it.
+    ///
+    /// # Errors
+    ///
+    /// What the database reports.
+    pub async fn begin_rehearsal(&mut self) -> Result<()> {
+        Ok(AnsiTransactionManager::begin_transaction(self.conn()).await?)
+    }
+
+    /// Ends a rehearsal, which told whether something could be done, and what would come of it.
+    ///
+    /// # Errors
+    ///
+    /// What the rehearsal ran into.
+    pub async fn end_rehearsal<A>(&mut self, done: Result<A>) -> Result<A> {
+        let undone = AnsiTransactionManager::rollback_transaction(self.conn()).await;
+        let done = done?;
+        undone?;
+        Ok(done)
     }
 
     /// Records what happened, for the audit log and the feed.
@@ -180,7 +198,8 @@ impl Mutator {
             return record.replay(change).await;
         }
         let answer = act(change).await?;
-        record.answer = seal(change.call, request.request_id(), &answer.encode_to_vec());
+        let cipher = cipher(change.call, request.request_id());
+        record.answer = cipher.seal(&answer.encode_to_vec(), change.call.method.as_bytes());
         record.keep(change.conn()).await?;
         Ok(answer)
     }
@@ -273,7 +292,8 @@ impl Record {
         if kept.fingerprint != self.fingerprint {
             return Err(Error::IdempotencyConflict(self.request_id.clone()));
         }
-        let answer = open(call, &self.request_id, &kept.answer)
+        let answer = cipher(call, &self.request_id)
+            .open(&kept.answer, call.method.as_bytes())
             .ok_or_else(|| Error::internal("the stored answer cannot be decrypted"))?;
         A::decode(&*answer).map_err(Error::internal)
     }
@@ -326,26 +346,7 @@ pub fn etag(version: i64) -> String {
 
 /// Only who has the caller's own key text can make this cipher: neither a dump nor another caller can
 /// read a stored answer, which may hold a secret.
-fn cipher(call: &Call, request_id: &str) -> Aes256Gcm {
+fn cipher(call: &Call, request_id: &str) -> Cipher {
     let bearer = call.caller.bearer.expose_secret().as_bytes();
-    let mut key = [0; 32];
-    Hkdf::<Sha256>::new(Some(request_id.as_bytes()), bearer)
-        .expand(b"tenantry answer v1", &mut key)
-        .expect("32 bytes are less than the limit of HKDF");
-    Aes256Gcm::new(&key.into())
-}
-
-fn seal(call: &Call, request_id: &str, answer: &[u8]) -> Vec<u8> {
-    let nonce: [u8; 12] = rand::random();
-    let payload = Payload { msg: answer, aad: call.method.as_bytes() };
-    let sealed = cipher(call, request_id)
-        .encrypt(&nonce.into(), payload)
-        .expect("an answer is shorter than the limit of the cipher");
-    [&nonce[..], &sealed].concat()
-}
-
-fn open(call: &Call, request_id: &str, sealed: &[u8]) -> Option<Vec<u8>> {
-    let (nonce, sealed) = sealed.split_first_chunk::<12>()?;
-    let payload = Payload { msg: sealed, aad: call.method.as_bytes() };
-    cipher(call, request_id).decrypt(nonce.into(), payload).ok()
+    Cipher::derive(bearer, request_id.as_bytes(), b"tenantry answer v1")
 }

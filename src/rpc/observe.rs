@@ -163,11 +163,15 @@ fn dress(response: &mut Response, correlation_id: &str) -> Told {
         },
     };
 
-    let mut details: ErrorDetails = ours.get_error_details();
-    details.set_request_info(correlation_id, "");
-    let dressed = Status::with_error_details(ours.code(), ours.message(), details);
-    *response = dressed.into_http();
+    *response = dressed(&ours, correlation_id).into_http();
     Told { code: ours.code(), reason: source_of(&ours).map(Error::reason), status: Some(ours) }
+}
+
+/// A refusal with the details that all errors carry.
+pub(crate) fn dressed(status: &Status, correlation_id: &str) -> Status {
+    let mut details: ErrorDetails = status.get_error_details();
+    details.set_request_info(correlation_id, "");
+    Status::with_error_details(status.code(), status.message(), details)
 }
 
 #[expect(clippy::too_many_arguments, reason = "the one log line tells all there is to tell")]

@@ -1,4 +1,5 @@
-//! What every method asks of its caller, read from the options in the proto.
+//! What every method asks of its caller, read from the options in the proto; for methods whose proto
+//! is somebody else's, from a table here.
 
 use std::{collections::HashMap, sync::LazyLock};
 
@@ -15,6 +16,23 @@ pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descrip
 /// The descriptors, decoded.
 pub static POOL: LazyLock<DescriptorPool> =
     LazyLock::new(|| DescriptorPool::decode(DESCRIPTORS).expect("the build wrote it"));
+
+/// What the methods ask for that are not ours to annotate.
+const FOREIGN: &[(&str, &str)] = &[
+    ("/google.longrunning.Operations/ListOperations", "TENANTS:VIEW"),
+    ("/google.longrunning.Operations/GetOperation", "TENANTS:VIEW"),
+    ("/google.longrunning.Operations/WaitOperation", "TENANTS:VIEW"),
+    ("/google.longrunning.Operations/CancelOperation", "TENANTS:ADD"),
+    ("/google.longrunning.Operations/DeleteOperation", "TENANTS:ADD"),
+];
+
+/// The beginnings of the paths of all methods that ask for a key.
+const CLOSED: &[&str] = &["/tenantry.", "/google.longrunning."];
+
+/// Whether a path leads to what asks for a key: whatever is not health, reflection or a page.
+pub fn is_closed(path: &str) -> bool {
+    CLOSED.iter().any(|start| path.starts_with(start))
+}
 
 static METHODS: LazyLock<HashMap<String, Method>> = LazyLock::new(|| {
     let methods = POOL.services().flat_map(|service| service.methods().collect::<Vec<_>>());
@@ -57,6 +75,11 @@ impl Method {
     }
 
     fn read(method: &MethodDescriptor) -> Option<Self> {
+        let path = format!("/{}/{}", method.parent_service().full_name(), method.name());
+        if let Some((_, permission)) = FOREIGN.iter().find(|(foreign, _)| *foreign == path) {
+            let right = Right::Permission((*permission).to_owned());
+            return Some(Self { path, right, acts_on_tenant: false });
+        }
         let extension = POOL.get_extension_by_name("tenantry.v1.access")?;
         let options = method.options();
         if !options.has_extension(&extension) {
@@ -69,7 +92,6 @@ impl Method {
             ("", false) | (_, true) => return None,
             (permission, false) => Right::Permission(permission.to_owned()),
         };
-        let path = format!("/{}/{}", method.parent_service().full_name(), method.name());
         Some(Self { path, right, acts_on_tenant: access.acts_on_tenant })
     }
 }

@@ -24,7 +24,7 @@ use crate::{
 };
 
 /// Creates a tenant with everything that the request has; its secrets are in the answer, once.
-pub(super) async fn create(
+pub(crate) async fn create(
     shared: &Shared,
     change: &mut Change<'_>,
     request: &pb::CreateTenantRequest,
@@ -124,7 +124,7 @@ pub(super) async fn create(
 }
 
 /// Checks of a request what can be told without the database.
-pub(super) fn check(
+pub(crate) fn check(
     call: &Call,
     request: &pb::CreateTenantRequest,
     now: DateTime<Utc>,
@@ -137,6 +137,29 @@ pub(super) fn check(
     match &*request.template_id {
         "" => NewTenant::read(request, now).map(|_| ()),
         id => reference("template_id", id).map(|_| ()),
+    }
+}
+
+/// An answer without what is told once.
+pub(crate) fn without_secrets(answer: pb::CreateTenantResponse) -> pb::CreateTenantResponse {
+    let pb::CreateTenantResponse {
+        tenant,
+        installation,
+        external_key,
+        external_key_secret: _,
+        admin_api_key,
+        admin_api_key_secret: _,
+        oauth_client_secret: _,
+    } = answer;
+    let (external_key_secret, admin_api_key_secret, oauth_client_secret) = <_>::default();
+    pb::CreateTenantResponse {
+        tenant,
+        installation,
+        external_key,
+        external_key_secret,
+        admin_api_key,
+        admin_api_key_secret,
+        oauth_client_secret,
     }
 }
 

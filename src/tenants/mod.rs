@@ -3,7 +3,7 @@
 //! (`placement`), what else happens to it (`life`), and the RPCs (`service`).
 
 pub mod companions;
-mod create;
+pub(crate) mod create;
 pub mod life;
 pub mod list;
 pub mod model;

@@ -18,7 +18,7 @@ use crate::{
     allowlist, directory, entitlements,
     error::{Error, Kind, Result},
     events::outbox::Event,
-    groups,
+    groups, longrunning, operations,
     pb::{self, ErrorReason, tenant_service_server::TenantService},
     rpc::{
         Call, TenantOfCall,
@@ -42,7 +42,7 @@ impl TenantService for Tenants {
         let (call, request) = Call::of(request)?;
         create::check(&call, &request, self.0.clock.now())?;
 
-        let mut answer = self
+        let answer = self
             .0
             .mutator
             .mutate(&call, &request, async |change: &mut Change<'_>| {
@@ -50,13 +50,47 @@ impl TenantService for Tenants {
                 Box::pin(create::create(&self.0, change, &request)).await
             })
             .await?;
-        if request.validate_only {
-            // Nobody has them, or they were told to whoever asked in earnest.
-            answer.external_key_secret.clear();
-            answer.admin_api_key_secret.clear();
-            answer.oauth_client_secret.clear();
-        }
 
+        // Nobody has them, or they were told to whoever asked in earnest.
+        let answer = if request.validate_only { create::without_secrets(answer) } else { answer };
+        Ok(Response::new(answer))
+    }
+
+    async fn create_tenant_async(
+        &self,
+        request: Request<pb::CreateTenantAsyncRequest>,
+    ) -> Result<Response<longrunning::Operation>, Status> {
+        let (call, request) = Call::of(request)?;
+        create::check(&call, &operations::wire::plain(&request)?, self.0.clock.now())?;
+
+        let answer = self
+            .0
+            .mutator
+            .mutate(&call, &request, async |change: &mut Change<'_>| {
+                Box::pin(operations::schedule(change, &self.0, &request)).await
+            })
+            .await?;
+        self.0.operations.scheduled.notify_one();
+
+        Ok(Response::new(answer))
+    }
+
+    async fn take_tenant_result(
+        &self,
+        request: Request<pb::TakeTenantResultRequest>,
+    ) -> Result<Response<pb::CreateTenantResponse>, Status> {
+        let (call, request) = Call::of(request)?;
+        let id = operations::wire::read_name("operation", &request.operation)?;
+
+        let answer = self
+            .0
+            .mutator
+            .mutate(&call, &request, async |change: &mut Change<'_>| {
+                operations::take(change, id).await
+            })
+            .await?;
+
+        let answer = if request.validate_only { create::without_secrets(answer) } else { answer };
         Ok(Response::new(answer))
     }
 

@@ -26,6 +26,8 @@ use tenantry::{
     },
     edge::Edge,
     keys::master::MasterKey,
+    longrunning::operations_client::OperationsClient,
+    operations::worker,
     pb::{
         self, directory_service_client::DirectoryServiceClient,
         key_service_client::KeyServiceClient, tenant_service_client::TenantServiceClient,
@@ -35,7 +37,8 @@ use tenantry::{
     telemetry::{Metrics, Sampling},
 };
 use tokio::{
-    sync::{Mutex, OnceCell, oneshot},
+    sync::{Mutex, OnceCell, oneshot, watch},
+    task::JoinHandle,
     time::Instant,
 };
 use tonic::{
@@ -104,6 +107,7 @@ pub struct App {
     database: String,
     channel: Channel,
     _stop: oneshot::Sender<()>,
+    work: watch::Sender<bool>,
 }
 
 impl App {
@@ -150,7 +154,26 @@ impl App {
         }));
         let channel = Endpoint::from_shared(format!("http://{address}")).unwrap().connect_lazy();
         let root = root.reveal().to_owned();
-        Self { shared, address, root, database, channel, _stop: stop }
+        let work = watch::Sender::new(false);
+        Self { shared, address, root, database, channel, _stop: stop, work }
+    }
+
+    /// Starts with somebody who works on operations. Without, they stay as they are scheduled.
+    pub async fn start_working() -> Self {
+        let app = Self::start().await;
+        app.work();
+        app
+    }
+
+    /// Lets somebody work on operations, one more each time.
+    pub fn work(&self) -> JoinHandle<()> {
+        self.work.send_replace(false);
+        tokio::spawn(worker::work(self.shared.clone(), self.work.subscribe()))
+    }
+
+    /// Stops those who work on operations, as the end of the service does.
+    pub fn rest(&self) {
+        self.work.send_replace(true);
     }
 
     /// A connection that sees everything, to look at what the service did.
@@ -246,6 +269,10 @@ impl Caller {
 
     pub fn directory(&self) -> DirectoryServiceClient<Intercepted> {
         DirectoryServiceClient::with_interceptor(self.channel.clone(), self.metadata.clone())
+    }
+
+    pub fn operations(&self) -> OperationsClient<Intercepted> {
+        OperationsClient::with_interceptor(self.channel.clone(), self.metadata.clone())
     }
 
     pub fn keys(&self) -> KeyServiceClient<Intercepted> {

@@ -19,10 +19,11 @@ use crate::app::{App, fields, rows, tenant, told};
 /// A request that is right but for what the test puts into it; it changes nothing.
 fn good_request(method: &MethodDescriptor) -> DynamicMessage {
     let json = match method.name() {
-        "CreateTenant" => {
+        "CreateTenant" | "CreateTenantAsync" => {
             r#"{"tenant": {"name": "Foo", "description": "", "type": "TENANT_TYPE_PRODUCT",
                 "organization_kind": "ORGANIZATION_KIND_ENTERPRISE"}}"#
         }
+        "TakeTenantResult" => r#"{"operation": "operations/0199d3b0-0000-7000-8000-000000000000"}"#,
         "UpdateTenant" => r#"{"tenant": {"tenant_id": "foo"}}"#,
         "GetTenant" | "DeleteTenant" | "UndeleteTenant" | "ApproveTenant" | "UnlockTenant"
         | "MoveTenant" | "PromoteTenant" => r#"{"tenant_id": "foo"}"#,

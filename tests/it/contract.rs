@@ -93,6 +93,10 @@ async fn a_method_that_does_not_exist_is_refused_with_what_would_help() {
 #[test]
 fn requests_of_one_kind_have_one_form() {
     for method in methods() {
+        // Google's own have the form that Google gave them.
+        if method.parent_service().full_name() == "google.longrunning.Operations" {
+            continue;
+        }
         let (input, output) = (method.input(), method.output());
         let takes = |field: &str| input.get_field_by_name(field).is_some();
         let changes = !["Get", "Lookup", "List", "Test", "Verify", "WhoAmI"]
@@ -100,7 +104,7 @@ fn requests_of_one_kind_have_one_form() {
             .any(|verb| method.name().starts_with(verb));
         assert_eq!(takes("request_id"), changes, "{}", method.name());
         assert_eq!(takes("validate_only"), changes, "{}", method.name());
-        let adds = ["Create", "Record"].iter().any(|verb| method.name().starts_with(verb));
+        let adds = ["Create", "Record", "Take"].iter().any(|verb| method.name().starts_with(verb));
         let changes_what_is_there = changes && !adds;
         assert_eq!(takes("etag"), changes_what_is_there, "{}", method.name());
 

@@ -9,7 +9,10 @@ use std::{
 };
 
 use nix::sys::signal::Signal;
-use tenantry::pb::{self, key_service_client::KeyServiceClient};
+use tenantry::{
+    longrunning::{ListOperationsRequest, WaitOperationRequest, operation::Result as Outcome},
+    pb::{self, key_service_client::KeyServiceClient},
+};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _, copy},
     net::{TcpListener, TcpStream},
@@ -18,7 +21,7 @@ use tonic::transport::Endpoint;
 
 use crate::{
     app::{Metadata, tenant},
-    start::{Folder, command, run, until},
+    start::{Folder, Running, command, run, until},
 };
 
 /// A wire that, once cut, carries requests but no answers.
@@ -140,4 +143,40 @@ async fn a_service_killed_amid_changes_leaves_none_of_them_half_done() {
     }
     let all = second.tenants().list_tenants(pb::ListTenantsRequest::default()).await.unwrap();
     assert_eq!(all.into_inner().tenants.len(), 40);
+}
+
+/// 3-02: whatever becomes of the service, each operation ends once, with one tenant.
+#[tokio::test]
+async fn operations_that_a_killed_service_was_at_end_once_each() {
+    const ALL: usize = 40;
+    let folder = Folder::new("amid-operations");
+    let first = run(command(&folder.0), &folder.0);
+    let mut names = Vec::new();
+    for number in 0..ALL {
+        let request = pb::CreateTenantAsyncRequest {
+            tenant: Some(tenant(&format!("t{number}"))),
+            ..Default::default()
+        };
+        names.push(first.tenants().create_tenant_async(request).await.unwrap().into_inner().name);
+    }
+    let done = async |running: &Running| {
+        let request = ListOperationsRequest { filter: "done = true".into(), ..Default::default() };
+        let list = running.operations().list_operations(request).await;
+        list.map_or(0, |list| list.into_inner().operations.len())
+    };
+
+    until("the first end", async || done(&first).await > 0).await;
+    first.end(Signal::SIGKILL).await;
+    let second = run(command(&folder.0), &folder.0);
+    for name in &names {
+        let request = WaitOperationRequest { name: name.clone(), timeout: None };
+        let ended = second.operations().wait_operation(request).await.unwrap().into_inner();
+        assert!(matches!(ended.result, Some(Outcome::Response(_))), "{ended:?}");
+    }
+
+    let all = second.tenants().list_tenants(pb::ListTenantsRequest::default()).await.unwrap();
+    assert_eq!(all.into_inner().tenants.len(), ALL);
+    let take = pb::TakeTenantResultRequest { operation: names[0].clone(), ..Default::default() };
+    let taken = second.tenants().take_tenant_result(take).await.unwrap().into_inner();
+    assert_eq!(taken.tenant.unwrap().tenant_id, "t0");
 }

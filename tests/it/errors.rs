@@ -246,6 +246,15 @@ async fn refusals(app: &App) -> Vec<(&'static str, Status)> {
     root.create(issuer).await.unwrap();
     let issuer = root.with("x-tenant-id", "issuer");
     add("ISSUANCE_BUNDLE_INVALID", issuer.tenants().set_entitlement(set).await.unwrap_err());
+    let missing = json!({"name": "operations/0199d3b0-0000-7000-8000-000000000000"});
+    add("OPERATION_NOT_FOUND", root.call("GetOperation", missing).await.unwrap_err());
+    let later =
+        pb::CreateTenantAsyncRequest { tenant: Some(tenant("later")), ..Default::default() };
+    let later = root.tenants().create_tenant_async(later).await.unwrap().into_inner().name;
+    root.call("WaitOperation", json!({"name": later})).await.unwrap();
+    root.call("TakeTenantResult", json!({"operation": later})).await.unwrap();
+    let again = root.call("TakeTenantResult", json!({"operation": later})).await.unwrap_err();
+    add("RESULT_ALREADY_CONSUMED", again);
     let weak = create_key(&own, pb::ApiKey { roles: vec!["auditor".into()], ..Default::default() });
     add("PERMISSION_MISSING", weak.await.unwrap_err());
     told
@@ -263,7 +272,7 @@ fn account_with_limit(id: &str, max_tenants: i32) -> pb::CreateAccountRequest {
 
 #[tokio::test]
 async fn every_reason_is_produced_with_its_code_and_all_that_errors_carry() {
-    let app = App::start().await;
+    let app = App::start_working().await;
     let code_of = |reason: &str| match reason {
         "CREDENTIAL_INVALID" => "Unauthenticated",
         "PERMISSION_MISSING"

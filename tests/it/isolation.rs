@@ -18,6 +18,8 @@ struct World {
     their_key: String,
     /// Its text.
     their_secret: String,
+    /// The name of an operation begun from `theirs-low`.
+    their_operation: String,
 }
 
 async fn world() -> World {
@@ -112,11 +114,24 @@ async fn world() -> World {
     };
     let theirs = root.with("x-tenant-id", "theirs-low").keys().create_api_key(request).await;
     let theirs = theirs.unwrap().into_inner();
+    let later = pb::Tenant {
+        r#type: pb::TenantType::Client.into(),
+        parent_tenant_id: Some("theirs-high".into()),
+        ..tenant("theirs-later")
+    };
+    let later = pb::CreateTenantAsyncRequest {
+        tenant: Some(later),
+        entitlement: Some(nothing_of_it(pb::ContractMode::Production)),
+        ..Default::default()
+    };
+    let later = root.with("x-tenant-id", "theirs-low").tenants().create_tenant_async(later).await;
+    let their_operation = later.unwrap().into_inner().name;
     World {
         app,
         strangers,
         their_key: theirs.api_key.unwrap().api_key_id,
         their_secret: theirs.secret,
+        their_operation,
     }
 }
 
@@ -128,6 +143,7 @@ const OF_THE_CALL: &[&str] = &["GetIpAllowlist", "UpdateIpAllowlist", "TestIpAll
 /// A method that is missing here fails the test below: each new one says how it could be abused.
 fn attacks(world: &World, method: &MethodDescriptor) -> Vec<String> {
     let key = &world.their_key;
+    let operation = &world.their_operation;
     let named = |json: &str| vec![json.to_owned()];
     match method.name() {
         "GetTenant" | "DeleteTenant" | "UndeleteTenant" | "ApproveTenant" | "UnlockTenant"
@@ -148,15 +164,23 @@ fn attacks(world: &World, method: &MethodDescriptor) -> Vec<String> {
         .map(str::to_owned)
         .into(),
         "UpdateTenant" => named(r#"{"tenant": {"tenant_id": "theirs-low", "tag": "owned"}}"#),
-        "CreateTenant" => ["account_id\": \"theirs", "parent_tenant_id\": \"theirs-high"]
-            .iter()
-            .map(|target| {
-                format!(
-                    r#"{{"tenant": {{"name": "n", "description": "", "type": "TENANT_TYPE_CLIENT",
+        "GetOperation" | "WaitOperation" | "CancelOperation" | "DeleteOperation" => {
+            vec![format!(r#"{{"name": "{operation}"}}"#)]
+        }
+        "ListOperations" => vec!["{}".into(), r#"{"filter": "done = false"}"#.into()],
+        "TakeTenantResult" => vec![format!(r#"{{"operation": "{operation}"}}"#)],
+        "CreateTenant" | "CreateTenantAsync" => [
+            "account_id\": \"theirs",
+            "parent_tenant_id\": \"theirs-high",
+        ]
+        .iter()
+        .map(|target| {
+            format!(
+                r#"{{"tenant": {{"name": "n", "description": "", "type": "TENANT_TYPE_CLIENT",
                     "organization_kind": "ORGANIZATION_KIND_ENTERPRISE", "{target}"}}}}"#
-                )
-            })
-            .collect(),
+            )
+        })
+        .collect(),
         "LookupTenant" => [
             r#"{"code": "CODETHEIRS"}"#,
             r#"{"hostname": "theirs.example.org"}"#,
@@ -287,6 +311,7 @@ async fn everything(app: &App) -> Vec<String> {
         union all select s::text from tenant_service_settings s
         union all select u::text from tenant_usage_records u
         union all select n::text from tenant_entitlements n
+        union all select o::text from operations o
         order by 1";
     let rows: Vec<Row> =
         diesel_async::RunQueryDsl::load(diesel::sql_query(query), &mut app.superuser().await)

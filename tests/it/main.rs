@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test ends where its harness cannot go on")]
 #![expect(
     clippy::format_push_string,
+    clippy::large_futures,
     clippy::too_many_lines,
     reason = "a table reads best as one piece"
 )]
@@ -26,6 +27,7 @@ mod life;
 mod lists;
 mod metadata;
 mod mutations;
+mod operations;
 mod placement;
 mod requirements;
 mod resellers;

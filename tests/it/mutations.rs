@@ -372,6 +372,15 @@ async fn a_parent_is_never_deleted_from_under_a_new_child() {
     }
 }
 
+/// Creates a tenant after the call, and waits for it; answers the name of the operation.
+async fn create_later(caller: &Caller, id: &str) -> String {
+    let request = pb::CreateTenantAsyncRequest { tenant: Some(tenant(id)), ..Default::default() };
+    let operation = caller.tenants().create_tenant_async(request).await.unwrap().into_inner();
+    let done = caller.call("WaitOperation", json!({"name": operation.name})).await.unwrap();
+    assert_eq!(done["metadata"]["state"], "OPERATION_STATE_COMPLETED", "{done}");
+    operation.name
+}
+
 /// Makes one change by a method; answers the type of the event that it is to tell.
 ///
 /// A method that is missing here fails the test below: each new one says what it tells.
@@ -407,6 +416,15 @@ async fn change_by(method: &str, root: &Caller, own: &Caller, id: &str) -> &'sta
         "CreateTenant" => {
             root.create(tenant(id)).await.unwrap();
             "tenant.created"
+        }
+        "CreateTenantAsync" => {
+            create_later(root, id).await;
+            "operation.completed"
+        }
+        "TakeTenantResult" => {
+            let operation = create_later(root, id).await;
+            root.call(method, json!({"operation": operation})).await.unwrap();
+            "operation.result_taken"
         }
         "UpdateTenant" => {
             root.create(tenant(id)).await.unwrap();
@@ -668,7 +686,7 @@ async fn change_by(method: &str, root: &Caller, own: &Caller, id: &str) -> &'sta
 
 #[tokio::test]
 async fn each_change_tells_exactly_one_event_with_who_why_before_and_after() {
-    let app = App::start().await;
+    let app = App::start_working().await;
     let who = app.as_root().keys().who_am_i(pb::WhoAmIRequest {}).await.unwrap().into_inner();
     let actor = format!("api_key:{}", who.api_key.unwrap().api_key_id);
     let methods = tenantry::rpc::permit::POOL

@@ -100,6 +100,18 @@ impl Running {
         pb::tenant_service_client::TenantServiceClient::with_interceptor(self.channel(), metadata)
     }
 
+    pub fn operations(
+        &self,
+    ) -> tenantry::longrunning::operations_client::OperationsClient<
+        tonic::service::interceptor::InterceptedService<Channel, crate::app::Metadata>,
+    > {
+        let metadata = crate::app::Metadata::bearer(&self.root());
+        tenantry::longrunning::operations_client::OperationsClient::with_interceptor(
+            self.channel(),
+            metadata,
+        )
+    }
+
     pub async fn create(&self, id: &str) {
         let request = pb::CreateTenantRequest { tenant: Some(tenant(id)), ..Default::default() };
         self.tenants().create_tenant(request).await.unwrap();

@@ -121,6 +121,15 @@ impl World {
                 let set = pb::SetEntitlementRequest { entitlement, ..Default::default() };
                 on_it.tenants().set_entitlement(set).await.unwrap();
                 on_it.call("UpdateIpAllowlist", json!({"enabled": false})).await.unwrap();
+                let later = json!({
+                    "tenant": {
+                        "name": "Later", "description": "", "type": "TENANT_TYPE_PRODUCT",
+                        "organization_kind": "ORGANIZATION_KIND_ENTERPRISE",
+                        "parent_tenant_id": format!("{account}-high"),
+                    },
+                    "entitlement": {"contract_mode": "CONTRACT_MODE_PRODUCTION", "quantity": 0},
+                });
+                on_it.call("CreateTenantAsync", later).await.unwrap();
             }
         }
         let mut superuser = app.superuser().await;
@@ -185,7 +194,10 @@ async fn each_scope_sees_its_own_rows_of_every_table_and_no_others() {
             let all = lines(&mut superuser, &query).await.unwrap();
             let of = |account: &str| all.iter().any(|id| id.starts_with(account));
             assert!(of("a-") && of("b-"), "the world has rows of {table}: {all:?}");
-            let expected = all.iter().filter(|id| seen.contains(&id.as_str())).collect::<Vec<_>>();
+            // A reseller sees its tenants, and not what others are about to make of them.
+            let none = *table == "operations" && matches!(scope, Scope::Reseller { .. });
+            let is_seen = |id: &&String| seen.contains(&id.as_str()) && !none;
+            let expected = all.iter().filter(is_seen).collect::<Vec<_>>();
             let found = lines(within.conn(), &query).await.unwrap();
             assert_eq!(found.iter().collect::<Vec<_>>(), expected, "{scope:?} {table}");
         }
@@ -610,7 +622,7 @@ async fn each_role_has_the_rights_of_its_job_and_no_others() {
         select format('%s %s(%s) %s', replace(grantee, 'tenantry_', ''), table_name,
                       string_agg(column_name, ',' order by column_name), lower(privilege_type))
         from information_schema.column_privileges c
-        where table_schema = 'public' and grantee in ('tenantry_verifier', 'tenantry_worker')
+        where table_schema = 'public' and grantee in ('tenantry_verifier', 'tenantry_worker', 'tenantry_operator')
           and not exists (select 1 from information_schema.role_table_grants t
               where t.grantee = c.grantee and t.table_name = c.table_name
                 and t.privilege_type = c.privilege_type)
@@ -622,6 +634,10 @@ async fn each_role_has_the_rights_of_its_job_and_no_others() {
     assert_eq!(
         rights,
         [
+            "operator events insert",
+            "operator operations select",
+            "operator operations(attempt_time,attempts,error,expire_time,processing_end_time,\
+             processing_start_time,request,result,state,take_time,tenant_id,worker_key) update",
             "service __diesel_schema_migrations select",
             "service account_ip_allowlists insert select update",
             "service accounts delete insert select update",
@@ -633,6 +649,7 @@ async fn each_role_has_the_rights_of_its_job_and_no_others() {
             "service external_keys insert select",
             "service idempotency_records insert select update",
             "service master_key_checks insert select",
+            "service operations delete insert select",
             "service product_packages delete insert select update",
             "service products delete insert select update",
             "service resellers delete insert select update",
@@ -657,6 +674,8 @@ async fn each_role_has_the_rights_of_its_job_and_no_others() {
              unlock_time) select",
             "worker idempotency_records delete",
             "worker idempotency_records(expire_time) select",
+            "worker operations delete",
+            "worker operations(expire_time) select",
         ]
     );
 }
@@ -677,7 +696,7 @@ async fn what_happened_can_be_added_to_and_never_be_changed_or_taken_back() {
 }
 
 #[tokio::test]
-async fn the_verifier_and_the_worker_can_do_their_job_and_nothing_else() {
+async fn each_role_of_a_single_job_can_do_that_and_nothing_else() {
     let world = World::new().await;
     let attempts = [
         (Role::Verifier, "select name from tenants"),
@@ -689,6 +708,20 @@ async fn the_verifier_and_the_worker_can_do_their_job_and_nothing_else() {
         (Role::Worker, "select 1 from api_keys"),
         (Role::Worker, "select answer from idempotency_records"),
         (Role::Worker, "update idempotency_records set expire_time = now()"),
+        (Role::Worker, "select result from operations"),
+        (Role::Worker, "update operations set expire_time = now()"),
+        (Role::Operator, "select 1 from tenants"),
+        (Role::Operator, "select 1 from api_keys"),
+        (Role::Operator, "select 1 from events"),
+        (Role::Operator, "select 1 from idempotency_records"),
+        (Role::Operator, "delete from operations"),
+        (Role::Operator, "update operations set credential_id = gen_random_uuid()"),
+        (
+            Role::Operator,
+            "insert into events (event_id, type, method, resource_type, resource_id, actor, \
+             correlation_id, event_time) values (gen_random_uuid(), 'tenant.created', 'm', 'tenant', \
+             'i', 'a', 'c', now())",
+        ),
     ];
     for (role, statement) in attempts {
         let mut within = world.app.shared.database.begin_as(role, soon()).await.unwrap();

@@ -1,0 +1,3 @@
+revoke insert on events from tenantry_operator;
+drop policy events_operator on events;
+drop table operations;
