@@ -208,6 +208,8 @@ pub enum Kind {
     UsageRecord,
     /// What a tenant may use.
     Entitlement,
+    /// What an application keeps of an end user.
+    AppData,
 }
 
 impl Kind {
@@ -228,6 +230,7 @@ impl Kind {
             Self::ServiceSettings => "set of service settings of the tenant",
             Self::UsageRecord => "usage record",
             Self::Entitlement => "entitlement of the tenant",
+            Self::AppData => "app data",
         }
     }
 
@@ -251,6 +254,7 @@ impl Kind {
             | Self::UsageRecord
             | Self::Entitlement => "",
             Self::Group => ": ListGroups shows those of the tenant of the call",
+            Self::AppData => ": ListEndUserAppData shows those of the tenant of the call",
         }
     }
 
@@ -271,6 +275,7 @@ impl Kind {
             Self::Product => ErrorReason::ProductOrPackageUnknown,
             Self::TenantTemplate => ErrorReason::TemplateNotFound,
             Self::Group => ErrorReason::GroupNotFound,
+            Self::AppData => ErrorReason::AppDataNotFound,
         }
     }
 
@@ -283,9 +288,11 @@ impl Kind {
             Self::Group => ErrorReason::GroupAlreadyExists,
             Self::UsageRecord => ErrorReason::UsageAlreadyRecorded,
             // Keys have generated ids; two cannot meet. The others are set, not created.
-            Self::ApiKey | Self::IpAllowlist | Self::ServiceSettings | Self::Entitlement => {
-                ErrorReason::Internal
-            }
+            Self::ApiKey
+            | Self::IpAllowlist
+            | Self::ServiceSettings
+            | Self::Entitlement
+            | Self::AppData => ErrorReason::Internal,
             Self::Reseller => ErrorReason::ResellerAlreadyExists,
             Self::Backend => ErrorReason::BackendAlreadyExists,
             Self::Product => ErrorReason::ProductAlreadyExists,

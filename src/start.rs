@@ -33,6 +33,7 @@ use crate::{
         roles::SYSTEM_ADMIN,
         secret::{self, KeySecret, KeyText},
     },
+    purge,
     rpc::{mutate, permit::json_of},
     server::{self, Shared},
     telemetry::{Metrics, Sampling, TelemetryError},
@@ -339,11 +340,15 @@ pub async fn serve(
     let sampling = Sampling::new(&settings)?;
     let (router, health) = server::router(started.shared.clone(), metrics, sampling).await?;
     let sweeper = tokio::spawn(sweep(started.shared.clone()));
+    let purger = tokio::spawn(purge::run(started.shared.clone()));
     ready(edge.local_addr(), &started);
 
     let shutdown = async move {
         shutdown.await;
         tracing::info!("draining");
+        // What they were amid is undone and found again by the next start, or by another node now.
+        sweeper.abort();
+        purger.abort();
         for service in server::SERVICES {
             health.set_service_status(*service, tonic_health::ServingStatus::NotServing).await;
         }
@@ -354,7 +359,6 @@ pub async fn serve(
             tracing::warn!(connections, "the drain deadline passed: connections were cut");
         }
     }
-    sweeper.abort();
     if let Some(cluster) = started.cluster {
         cluster.stop().await;
     }

@@ -15,8 +15,13 @@ use crate::error::{Error, causes};
 pub const MIGRATIONS: EmbeddedMigrations = embed_migrations!("migrations");
 
 /// The roles that transactions take on; the first owns everything and serves no call.
-const ROLES: &[&str] =
-    &["tenantry_owner", "tenantry_service", "tenantry_verifier", "tenantry_worker"];
+const ROLES: &[&str] = &[
+    "tenantry_owner",
+    "tenantry_service",
+    "tenantry_verifier",
+    "tenantry_worker",
+    "tenantry_purger",
+];
 
 /// Why the schema cannot be brought up to date, or not be used.
 #[derive(Debug, thiserror::Error)]
@@ -142,7 +147,8 @@ async fn prepare_roles(conn: &mut AsyncPgConnection) -> Result<(), MigrateError>
     }
     conn.batch_execute(
         "grant usage, create on schema public to tenantry_owner;
-         grant usage on schema public to tenantry_service, tenantry_verifier, tenantry_worker",
+         grant usage on schema public to
+             tenantry_service, tenantry_verifier, tenantry_worker, tenantry_purger",
     )
     .await?;
     Ok(())

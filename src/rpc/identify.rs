@@ -12,6 +12,7 @@ use axum::{
     response::{IntoResponse as _, Response},
 };
 use chrono::{DateTime, Utc};
+use diesel_async::AsyncPgConnection;
 use http::HeaderMap;
 use secrecy::SecretString;
 use tonic::Status;
@@ -35,6 +36,7 @@ use crate::{
         store::Resolved,
     },
     pb::ErrorReason,
+    purge,
     tenants::{
         self,
         model::{LockMode, Standing},
@@ -106,7 +108,7 @@ impl Identifier {
         };
         let checked =
             match self.check(&mut call, method, (account, tenant), &allowlist, standing.as_ref()) {
-                Ok(()) => self.resolve(&mut call, account, tenant).await,
+                Ok(()) => self.resolve(&mut call, method, account, tenant).await,
                 refused => refused,
             };
         // For the log and the answer, of refusals too.
@@ -201,6 +203,7 @@ impl Identifier {
     async fn resolve(
         &self,
         call: &mut Call,
+        method: &Method,
         account: Option<&str>,
         tenant: Option<&str>,
     ) -> Result<()> {
@@ -215,7 +218,16 @@ impl Identifier {
             (Some(named), Some(own)) if own.tenant_id == named => own.named = true,
             (Some(named), _) => {
                 let scope = &call.scope;
-                let find = async |conn: &mut _| tenants::store::find_ref(conn, scope, named).await;
+                let find = async |conn: &mut AsyncPgConnection| match tenants::store::find_ref(
+                    conn, scope, named,
+                )
+                .await
+                {
+                    Err(Error::NotFound { .. }) if method.acts_on_purged_tenant => {
+                        purge::find_ref(conn, scope, named).await
+                    }
+                    found => found,
+                };
                 let found = self.database.read(scope, call.deadline, find).await?;
                 call.account = Some(found.account_id.clone());
                 call.tenant = Some(found);

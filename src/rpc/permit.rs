@@ -33,6 +33,8 @@ pub struct Method {
     pub right: Right,
     /// Whether it acts on one tenant; see the setting `strict_metadata`.
     pub acts_on_tenant: bool,
+    /// Whether it acts on what is left of a purged tenant too.
+    pub acts_on_purged_tenant: bool,
 }
 
 /// The right that a method asks for.
@@ -70,7 +72,8 @@ impl Method {
             (permission, false) => Right::Permission(permission.to_owned()),
         };
         let path = format!("/{}/{}", method.parent_service().full_name(), method.name());
-        Some(Self { path, right, acts_on_tenant: access.acts_on_tenant })
+        let pb::Access { acts_on_tenant, acts_on_purged_tenant, .. } = access;
+        Some(Self { path, right, acts_on_tenant, acts_on_purged_tenant })
     }
 }
 
