@@ -10,6 +10,7 @@
 
 mod allowlist;
 mod app;
+mod app_data;
 mod bad_input;
 mod catalog;
 mod contract;
@@ -25,6 +26,7 @@ mod life;
 mod lists;
 mod metadata;
 mod mutations;
+mod purge;
 mod requirements;
 mod settings;
 mod start;
