@@ -208,7 +208,7 @@ fn attacks(world: &World, method: &MethodDescriptor) -> Vec<String> {
                 "contract_mode": "CONTRACT_MODE_PRODUCTION"}, "validate_only": true}"#,
         ),
         "PutEndUserAppData" => named(
-            r#"{"end_user_app_data": {"application_id": "theirs-app", "end_user_id": "jane",
+            r#"{"end_user_app_data": {"application_id": "app", "end_user_id": "jane",
                 "data": {"owned": true}}, "validate_only": true}"#,
         ),
         "ListEndUserAppData" => {
