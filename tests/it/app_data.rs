@@ -1,6 +1,7 @@
 //! App data: what applications keep of end users, and what becomes of it with the tenant.
 
 use chrono::TimeDelta;
+use diesel_async::SimpleAsyncConnection as _;
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 use tenantry::{pb, purge};
@@ -329,10 +330,22 @@ async fn what_was_excluded_outlives_the_purge_for_callers_above_the_tenant() {
 async fn concurrent_deletions_of_the_last_documents_leave_no_tombstone() {
     let (app, of_low) = with_remains().await;
 
-    let (one, two) = tokio::join!(delete(&of_low, "kept", "1"), delete(&of_low, "kept", "2"));
+    // Neither can look for what is left, and so end, before the other has begun.
+    let mut holder = app.superuser().await;
+    holder.batch_execute("begin; lock table tenant_tombstones in share mode").await.unwrap();
+    let waiting = "select count(*) as number from pg_stat_activity \
+                   where datname = current_database() and wait_event_type = 'Lock'";
+    let release = async {
+        while count(&app, waiting).await < 2 {
+            tokio::task::yield_now().await;
+        }
+        holder.batch_execute("rollback").await.unwrap();
+    };
+
+    let (one, two, ()) =
+        tokio::join!(delete(&of_low, "kept", "1"), delete(&of_low, "kept", "2"), release);
 
     one.unwrap();
-    // Alone it may come too late to find the tenant only if it found no document either.
     two.unwrap();
     assert_eq!(count(&app, "select count(*) as number from tenant_tombstones").await, 0);
 }
