@@ -189,6 +189,9 @@ pub struct Deletion {
     /// How long a deleted record can be brought back.
     #[serde(with = "humantime_serde")]
     pub retention: Duration,
+    /// How often what can no longer be brought back is removed.
+    #[serde(with = "humantime_serde")]
+    pub purge_interval: Duration,
 }
 
 /// The settings of `operations`.
@@ -267,7 +270,7 @@ impl Settings {
                 tenant_data: false,
             },
             list: List { return_backend: false },
-            deletion: Deletion { retention: 30 * DAY },
+            deletion: Deletion { retention: 30 * DAY, purge_interval: Duration::from_mins(1) },
             operations: Operations { retention: 30 * DAY },
             otlp: Otlp { endpoint: None },
             sources: BTreeMap::new(),
@@ -318,6 +321,7 @@ impl Settings {
             ("idempotency.retention", self.idempotency.retention, LONGEST),
             ("deletion.retention", self.deletion.retention, LONGEST),
             ("operations.retention", self.operations.retention, LONGEST),
+            ("deletion.purge_interval", self.deletion.purge_interval, LONGEST),
         ];
         for (name, value, longest) in durations {
             self.demand(name, (SHORTEST..=longest).contains(&value))?;
@@ -457,7 +461,9 @@ fn expected(name: &str) -> &'static str {
         }
         "data_dir" | "keys.master_key_file" | "tls.cert" | "tls.key" | "tls.client_ca" => "a path",
         "statement_timeout" => "a duration from \"1ms\" to \"24days\", such as \"5s\"",
-        "shutdown.drain" => "a duration from \"1ms\" to 100 years, such as \"15s\"",
+        "shutdown.drain" | "deletion.purge_interval" => {
+            "a duration from \"1ms\" to 100 years, such as \"15s\""
+        }
         "idempotency.retention" | "deletion.retention" | "operations.retention" => {
             "a duration from \"1ms\" to 100 years, such as \"24h\" or \"30days\""
         }
@@ -781,6 +787,7 @@ mod tests {
         assert_eq!(settings.idempotency.retention, Duration::from_hours(24));
         assert_eq!(settings.deletion.retention, Duration::from_hours(30 * 24));
         assert_eq!(settings.operations.retention, Duration::from_hours(30 * 24));
+        assert_eq!(settings.deletion.purge_interval, Duration::from_mins(1));
         assert_eq!(settings.pool.size, 12);
         assert_eq!(settings.statement_timeout, Duration::from_secs(5));
         assert_eq!(settings.shutdown.drain, Duration::from_secs(15));

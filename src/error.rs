@@ -221,6 +221,8 @@ pub enum Kind {
     Entitlement,
     /// What goes on after the call that asked for it.
     Operation,
+    /// What an application keeps of an end user.
+    AppData,
 }
 
 impl Kind {
@@ -242,6 +244,7 @@ impl Kind {
             Self::UsageRecord => "usage record",
             Self::Entitlement => "entitlement of the tenant",
             Self::Operation => "operation",
+            Self::AppData => "app data",
         }
     }
 
@@ -266,6 +269,7 @@ impl Kind {
             | Self::Entitlement => "",
             Self::Operation => ": ListOperations shows those there are",
             Self::Group => ": ListGroups shows those of the tenant of the call",
+            Self::AppData => ": ListEndUserAppData shows those of the tenant of the call",
         }
     }
 
@@ -287,6 +291,7 @@ impl Kind {
             Self::TenantTemplate => ErrorReason::TemplateNotFound,
             Self::Group => ErrorReason::GroupNotFound,
             Self::Operation => ErrorReason::OperationNotFound,
+            Self::AppData => ErrorReason::AppDataNotFound,
         }
     }
 
@@ -303,7 +308,8 @@ impl Kind {
             | Self::IpAllowlist
             | Self::ServiceSettings
             | Self::Entitlement
-            | Self::Operation => ErrorReason::Internal,
+            | Self::Operation
+            | Self::AppData => ErrorReason::Internal,
             Self::Reseller => ErrorReason::ResellerAlreadyExists,
             Self::Backend => ErrorReason::BackendAlreadyExists,
             Self::Product => ErrorReason::ProductAlreadyExists,

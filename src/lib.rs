@@ -2,10 +2,11 @@
 //!
 //! The way in is [`start`], which finds or makes what serving needs; [`server`] is the stack that every
 //! call goes through, [`rpc`] the corridor that it walks, and behind it lie the rooms: [`tenants`],
-//! [`groups`], [`settings`], [`usage`],
-//! [`entitlements`], [`directory`], [`keys`], [`operations`] and [`events`]. `ARCHITECTURE.md` shows them on a map.
+//! [`groups`], [`app_data`], [`settings`], [`usage`], [`entitlements`], [`purge`], [`directory`], [`keys`],
+//! [`operations`] and [`events`]. `ARCHITECTURE.md` shows them on a map.
 
 pub mod allowlist;
+pub mod app_data;
 pub mod cli;
 pub mod clock;
 pub mod config;
@@ -20,6 +21,7 @@ pub mod groups;
 pub mod keys;
 pub mod operations;
 pub mod page;
+pub mod purge;
 pub mod rpc;
 #[expect(unreachable_pub, reason = "written by Diesel")]
 // Clippy lets tests import all they like.

@@ -341,6 +341,22 @@ diesel::table! {
 }
 
 diesel::table! {
+    /// What applications keep of the end users of a tenant, one document for each (2-27).
+    tenant_end_user_app_data (tenant_uid, application_id, end_user_id) {
+        /// No foreign key: what a deletion leaves of excluded applications outlives the tenant.
+        tenant_uid -> Uuid,
+        application_id -> Text,
+        /// Opaque; the application's own.
+        end_user_id -> Text,
+        data -> Jsonb,
+        create_time -> Timestamptz,
+        update_time -> Timestamptz,
+        /// Counts the changes of the row; the etag is made from it.
+        version -> Int8,
+    }
+}
+
+diesel::table! {
     /// How much of the platform a tenant may use, one row for each type (3-11).
     tenant_entitlements (tenant_uid, type_) {
         tenant_uid -> Uuid,
@@ -495,6 +511,21 @@ diesel::table! {
 }
 
 diesel::table! {
+    /// Tenants whose purge has begun, and those purged of which app data is left: who may still reach that.
+    tenant_tombstones (tenant_uid) {
+        /// No foreign key: it outlives the row in tenants.
+        tenant_uid -> Uuid,
+        /// The id that people use, which stays claimed in tenant_directory.
+        tenant_id -> Text,
+        account_id -> Text,
+        /// As in tenants: what a service provider's sight rests on; kept when a tenant above is moved.
+        ancestors -> Array<Nullable<Uuid>>,
+        /// From here on there is no way back, whatever a node's clock says.
+        purge_begin_time -> Timestamptz,
+    }
+}
+
+diesel::table! {
     /// How much of the platform a tenant used in a period (3-21).
     tenant_usage_records (tenant_uid, usage_id) {
         tenant_uid -> Uuid,
@@ -615,6 +646,7 @@ diesel::joinable!(tenant_ip_allowlists -> tenants (tenant_uid));
 diesel::joinable!(tenant_oauth_clients -> tenants (tenant_uid));
 diesel::joinable!(tenant_service_settings -> tenants (tenant_uid));
 diesel::joinable!(tenant_templates -> accounts (account_id));
+diesel::joinable!(tenant_tombstones -> accounts (account_id));
 diesel::joinable!(tenant_usage_records -> tenants (tenant_uid));
 diesel::joinable!(tenants -> accounts (account_id));
 diesel::joinable!(tenants -> backends (backend_id));
@@ -638,6 +670,7 @@ diesel::allow_tables_to_appear_in_same_query!(
     tenant_app_key_configs,
     tenant_app_keys,
     tenant_directory,
+    tenant_end_user_app_data,
     tenant_entitlements,
     tenant_external_ids,
     tenant_groups,
@@ -646,6 +679,7 @@ diesel::allow_tables_to_appear_in_same_query!(
     tenant_oauth_clients,
     tenant_service_settings,
     tenant_templates,
+    tenant_tombstones,
     tenant_usage_records,
     tenants,
 );

@@ -33,7 +33,7 @@ use crate::{
         roles::SYSTEM_ADMIN,
         secret::{self, KeySecret, KeyText},
     },
-    operations,
+    operations, purge,
     rpc::{mutate, permit::json_of},
     server::{self, Shared},
     telemetry::{Metrics, Sampling, TelemetryError},
@@ -344,12 +344,16 @@ pub async fn serve(
     let sweeper = tokio::spawn(sweep(started.shared.clone()));
     let (stop, stopped) = watch::channel(false);
     let worker = tokio::spawn(operations::worker::work(started.shared.clone(), stopped));
+    let purger = tokio::spawn(purge::run(started.shared.clone()));
     ready(edge.local_addr(), &started);
 
     let shutdown = async move {
         shutdown.await;
         tracing::info!("draining");
         let _ = stop.send(true);
+        // What they were amid is undone and found again by the next start, or by another node now.
+        sweeper.abort();
+        purger.abort();
         for service in server::SERVICES {
             health.set_service_status(*service, tonic_health::ServingStatus::NotServing).await;
         }
@@ -362,7 +366,6 @@ pub async fn serve(
     }
     // It was told to stop when the drain began, and does so no later than calls do.
     let _ = worker.await;
-    sweeper.abort();
     if let Some(cluster) = started.cluster {
         cluster.stop().await;
     }

@@ -21,6 +21,7 @@ const ROLES: &[&str] = &[
     "tenantry_verifier",
     "tenantry_worker",
     "tenantry_operator",
+    "tenantry_purger",
 ];
 
 /// Why the schema cannot be brought up to date, or not be used.
@@ -148,7 +149,7 @@ async fn prepare_roles(conn: &mut AsyncPgConnection) -> Result<(), MigrateError>
     conn.batch_execute(
         "grant usage, create on schema public to tenantry_owner;
          grant usage on schema public to tenantry_service, tenantry_verifier, tenantry_worker,
-             tenantry_operator",
+             tenantry_operator, tenantry_purger",
     )
     .await?;
     Ok(())

@@ -15,7 +15,8 @@ use std::time::Duration;
 
 use diesel::sql_types;
 use diesel_async::{
-    AnsiTransactionManager, AsyncPgConnection, RunQueryDsl, TransactionManager,
+    AnsiTransactionManager, AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection as _,
+    TransactionManager,
     pooled_connection::{
         AsyncDieselConnectionManager, ManagerConfig, RecyclingMethod,
         deadpool::{Object, Pool},
@@ -107,15 +108,18 @@ pub enum Role {
     Worker,
     /// Finds the operations that are not done, and says of them that they are worked on or failed.
     Operator,
+    /// Removes what is left of deleted tenants.
+    Purger,
 }
 
 impl Role {
-    fn begin_sql(self) -> &'static str {
+    fn take_on_sql(self) -> &'static str {
         match self {
-            Self::Service => "begin; set local role tenantry_service",
-            Self::Verifier => "begin; set local role tenantry_verifier",
-            Self::Worker => "begin; set local role tenantry_worker",
-            Self::Operator => "begin; set local role tenantry_operator",
+            Self::Service => "set local role tenantry_service",
+            Self::Verifier => "set local role tenantry_verifier",
+            Self::Worker => "set local role tenantry_worker",
+            Self::Operator => "set local role tenantry_operator",
+            Self::Purger => "set local role tenantry_purger",
         }
     }
 }
@@ -250,7 +254,8 @@ impl Database {
         // Before it begins, so that it is also closed when it is dropped while it begins.
         let encrypted = self.encrypted;
         let mut transaction = Transaction { connection: Some(connection), encrypted, ended: false };
-        AnsiTransactionManager::begin_transaction_sql(transaction.conn(), role.begin_sql()).await?;
+        let begin = format!("begin; {}", role.take_on_sql());
+        AnsiTransactionManager::begin_transaction_sql(transaction.conn(), &begin).await?;
         Ok(transaction)
     }
 
@@ -283,6 +288,15 @@ impl Transaction {
     /// The connection, for the statements of the stores.
     pub fn conn(&mut self) -> &mut AsyncPgConnection {
         self.connection.as_mut().expect("only drop takes it")
+    }
+
+    /// Takes on another role for what comes next; the scope stays as it is.
+    ///
+    /// # Errors
+    ///
+    /// What Postgres reports.
+    pub async fn take_on(&mut self, role: Role) -> Result<()> {
+        Ok(self.conn().batch_execute(role.take_on_sql()).await?)
     }
 
     /// Makes the changes durable.

@@ -12,6 +12,7 @@ use axum::{
     response::{IntoResponse as _, Response},
 };
 use chrono::{DateTime, Utc};
+use diesel_async::AsyncPgConnection;
 use http::HeaderMap;
 use secrecy::SecretString;
 use tokio::time::Instant;
@@ -39,6 +40,7 @@ use crate::{
         store::{Resolved, ResolvedTenant},
     },
     pb::ErrorReason,
+    purge,
     tenants::{
         self,
         model::{LockMode, Standing},
@@ -125,7 +127,7 @@ impl Identifier {
         };
         let checked =
             match self.check(&mut call, method, (account, tenant), &allowlist, standing.as_ref()) {
-                Ok(()) => self.resolve(&mut call, account, tenant).await,
+                Ok(()) => self.resolve(&mut call, method, account, tenant).await,
                 refused => refused,
             };
         // For the log and the answer, of refusals too.
@@ -195,7 +197,7 @@ impl Identifier {
         };
         compare(&call.caller, account, tenant)?;
         self.check_right(&mut call, method, standing.as_ref())?;
-        self.resolve(&mut call, account, tenant).await?;
+        self.resolve(&mut call, method, account, tenant).await?;
         Ok(call)
     }
 
@@ -252,6 +254,7 @@ impl Identifier {
     async fn resolve(
         &self,
         call: &mut Call,
+        method: &Method,
         account: Option<&str>,
         tenant: Option<&str>,
     ) -> Result<()> {
@@ -266,7 +269,16 @@ impl Identifier {
             (Some(named), Some(own)) if own.tenant_id == named => own.named = true,
             (Some(named), _) => {
                 let scope = &call.scope;
-                let find = async |conn: &mut _| tenants::store::find_ref(conn, scope, named).await;
+                let find = async |conn: &mut AsyncPgConnection| match tenants::store::find_ref(
+                    conn, scope, named,
+                )
+                .await
+                {
+                    Err(Error::NotFound { .. }) if method.acts_on_purged_tenant => {
+                        purge::find_ref(conn, scope, named).await
+                    }
+                    found => found,
+                };
                 let found = self.database.read(scope, call.deadline, find).await?;
                 call.account = Some(found.account_id.clone());
                 call.tenant = Some(found);

@@ -20,7 +20,7 @@ use uuid::Uuid;
 use super::Call;
 use crate::{
     clock::Clock,
-    db::{Database, Transaction},
+    db::{Database, Role, Transaction},
     error::{Error, Kind, Result},
     events::outbox,
     keys::master::MasterKey,
@@ -72,6 +72,16 @@ impl Change<'_> {
     /// The connection, for the statements of the stores.
     pub fn conn(&mut self) -> &mut AsyncPgConnection {
         self.transaction.conn()
+    }
+
+    /// Takes on another role for what comes next. Whoever does so ends with [`Role::Service`] again, as
+    /// which the answer is kept.
+    ///
+    /// # Errors
+    ///
+    /// What the database reports.
+    pub async fn take_on(&mut self, role: Role) -> Result<()> {
+        self.transaction.take_on(role).await
     }
 
     /// Makes an id.

@@ -51,6 +51,8 @@ pub struct Method {
     pub right: Right,
     /// Whether it acts on one tenant; see the setting `strict_metadata`.
     pub acts_on_tenant: bool,
+    /// Whether it acts on what is left of a purged tenant too.
+    pub acts_on_purged_tenant: bool,
 }
 
 /// The right that a method asks for.
@@ -78,7 +80,7 @@ impl Method {
         let path = format!("/{}/{}", method.parent_service().full_name(), method.name());
         if let Some((_, permission)) = FOREIGN.iter().find(|(foreign, _)| *foreign == path) {
             let right = Right::Permission((*permission).to_owned());
-            return Some(Self { path, right, acts_on_tenant: false });
+            return Some(Self { path, right, acts_on_tenant: false, acts_on_purged_tenant: false });
         }
         let extension = POOL.get_extension_by_name("tenantry.v1.access")?;
         let options = method.options();
@@ -92,7 +94,8 @@ impl Method {
             ("", false) | (_, true) => return None,
             (permission, false) => Right::Permission(permission.to_owned()),
         };
-        Some(Self { path, right, acts_on_tenant: access.acts_on_tenant })
+        let pb::Access { acts_on_tenant, acts_on_purged_tenant, .. } = access;
+        Some(Self { path, right, acts_on_tenant, acts_on_purged_tenant })
     }
 }
 

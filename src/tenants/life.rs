@@ -20,6 +20,7 @@ use crate::{
     error::{Error, Kind, Result, Violation},
     keys::model::KeyScope,
     pb::{self, ErrorReason},
+    purge,
     rpc::{
         Call,
         mutate::{Change, check_etag},
@@ -276,6 +277,8 @@ pub(super) async fn move_below(
     entitlements::check_again(change, &tenant).await?;
     store::update(change.conn(), &tenant).await?;
     store::move_below(change.conn(), &before.tenant, &tenant).await?;
+    let levels_before = before.tenant.ancestors.len();
+    purge::move_below(change.conn(), tenant.uid, levels_before, &tenant.ancestors).await?;
     let after = store::complete_one(change.conn(), now, tenant).await?;
     tell(change, "tenant.moved", Some(&before), &after).await?;
     Ok(after)

@@ -543,7 +543,8 @@ impl Tenant {
         self.ancestors.iter().copied().chain([Some(self.uid)]).collect()
     }
 
-    fn refuse_transition(&self, what: &str) -> Error {
+    /// Refuses what does not lead on from where it is in its life.
+    pub(super) fn refuse_transition(&self, what: &str) -> Error {
         Error::WrongState {
             reason: ErrorReason::InvalidStateTransition,
             kind: Kind::Tenant,

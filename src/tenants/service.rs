@@ -3,25 +3,24 @@
 
 use std::sync::Arc;
 
-use chrono::TimeDelta;
 use tonic::{Request, Response, Status};
 use uuid::Uuid;
 
 use super::{
-    create, life, list,
+    create, deletion, life, list,
     model::{Tenant, TenantRecord, TenantState},
     placement,
     store::{self, Claim},
     update::{self, Update},
 };
 use crate::{
-    allowlist, directory, entitlements,
+    allowlist, app_data, directory, entitlements,
     error::{Error, Kind, Result},
     events::outbox::Event,
     groups, longrunning, operations,
     pb::{self, ErrorReason, tenant_service_server::TenantService},
     rpc::{
-        Call, TenantOfCall,
+        Call,
         mutate::{Change, check_etag},
         permit::json_of,
     },
@@ -173,18 +172,13 @@ impl TenantService for Tenants {
     ) -> Result<Response<pb::DeleteTenantResponse>, Status> {
         let (call, request) = Call::of(request)?;
         let id = call.tenant_id("tenant_id", &request.tenant_id)?;
+        app_data::check_excluded(&request.excluded_app_ids)?;
 
         let answer = self
             .0
             .mutator
             .mutate(&call, &request, async |change: &mut Change<'_>| {
-                let even_full = request.delete_even_if_non_empty;
-                let (tenant, deleted_group_ids) =
-                    self.delete(change, id, &request.etag, even_full).await?;
-                Ok(pb::DeleteTenantResponse {
-                    tenant: Some(tenant.seen_by(&call)),
-                    deleted_group_ids,
-                })
+                deletion::delete(change, id, &request, self.0.settings.deletion.retention).await
             })
             .await?;
 
@@ -571,6 +565,61 @@ impl TenantService for Tenants {
         let entitlements = held.into_iter().map(pb::Entitlement::from).collect();
         Ok(Response::new(pb::ListEntitlementsResponse { entitlements, next_page_token }))
     }
+
+    async fn put_end_user_app_data(
+        &self,
+        request: Request<pb::PutEndUserAppDataRequest>,
+    ) -> Result<Response<pb::PutEndUserAppDataResponse>, Status> {
+        let (call, request) = Call::of(request)?;
+        let tenant = call.own_tenant()?;
+        let new = app_data::NewDocument::try_from(&request)?;
+
+        let answer = self
+            .0
+            .mutator
+            .mutate(&call, &request, async |change: &mut Change<'_>| {
+                let end_user_app_data = Some(app_data::put(change, tenant, &new).await?.into());
+                Ok(pb::PutEndUserAppDataResponse { end_user_app_data })
+            })
+            .await?;
+
+        Ok(Response::new(answer))
+    }
+
+    async fn list_end_user_app_data(
+        &self,
+        request: Request<pb::ListEndUserAppDataRequest>,
+    ) -> Result<Response<pb::ListEndUserAppDataResponse>, Status> {
+        let (call, request) = Call::of(request)?;
+        let tenant = call.own_tenant()?;
+        let query = app_data::Query::read(&call, &request)?;
+
+        let (found, next_page_token) =
+            self.0.read(&call, async |conn| query.run(conn, tenant).await).await?;
+
+        let end_user_app_data = found.into_iter().map(pb::EndUserAppData::from).collect();
+        Ok(Response::new(pb::ListEndUserAppDataResponse { end_user_app_data, next_page_token }))
+    }
+
+    async fn delete_end_user_app_data(
+        &self,
+        request: Request<pb::DeleteEndUserAppDataRequest>,
+    ) -> Result<Response<pb::DeleteEndUserAppDataResponse>, Status> {
+        let (call, request) = Call::of(request)?;
+        let tenant = call.own_tenant()?;
+        let name = app_data::read_deletion(&request)?;
+
+        let answer = self
+            .0
+            .mutator
+            .mutate(&call, &request, async |change: &mut Change<'_>| {
+                app_data::delete(change, tenant, &name, &request.etag).await?;
+                Ok(pb::DeleteEndUserAppDataResponse {})
+            })
+            .await?;
+
+        Ok(Response::new(answer))
+    }
 }
 
 async fn look_up(
@@ -622,67 +671,6 @@ fn storable(value: &str) -> bool {
 }
 
 impl Tenants {
-    async fn delete(
-        &self,
-        change: &mut Change<'_>,
-        id: &str,
-        etag: &str,
-        even_full: bool,
-    ) -> Result<(TenantRecord, Vec<String>)> {
-        let scope = &change.call.scope;
-        let mut tenant = store::find_for_update(change.conn(), scope, id).await?;
-        check_etag(etag, tenant.version, Kind::Tenant, id)?;
-        if change.call.caller.tenant.as_ref().is_some_and(|own| own.uid == tenant.uid) {
-            return Err(Error::WrongState {
-                reason: ErrorReason::CannotDeleteSelf,
-                kind: Kind::Tenant,
-                id: id.to_owned(),
-                message: "a key cannot delete its own tenant: use a key from above it".to_owned(),
-            });
-        }
-        life::check_protection(change, &tenant).await?;
-        if tenant.is_provider() && tenant.state != TenantState::Deleted {
-            return Err(Error::WrongState {
-                reason: ErrorReason::ServiceProviderNotDeletable,
-                kind: Kind::Tenant,
-                id: id.to_owned(),
-                message: format!("the tenant \"{id}\" is a SERVICE_PROVIDER: those stay"),
-            });
-        }
-        let now = change.now;
-        let before = store::complete_one(change.conn(), now, tenant.clone()).await?;
-        let retention = TimeDelta::from_std(self.0.settings.deletion.retention)
-            .map_err(|_| Error::internal("deletion.retention is out of range"))?;
-        let actor = change.call.actor();
-        tenant.delete(actor, change.now, change.now + retention)?;
-        if store::has_children(change.conn(), tenant.uid).await? {
-            return Err(Error::WrongState {
-                reason: ErrorReason::HasChildTenants,
-                kind: Kind::Tenant,
-                id: id.to_owned(),
-                message: format!("the tenant \"{id}\" has tenants below it: delete those first"),
-            });
-        }
-
-        let owner = TenantOfCall {
-            uid: tenant.uid,
-            tenant_id: tenant.tenant_id.clone(),
-            account_id: tenant.account_id.clone(),
-            named: false,
-        };
-        let deleted_groups = if even_full {
-            groups::delete_all(change, &owner).await?
-        } else {
-            groups::check_none(change, &owner).await?;
-            Vec::new()
-        };
-
-        store::update(change.conn(), &tenant).await?;
-        let after = before.with(tenant);
-        tell(change, "tenant.deleted", Some(&before), &after).await?;
-        Ok((after, deleted_groups))
-    }
-
     async fn undelete(
         &self,
         change: &mut Change<'_>,
@@ -705,6 +693,7 @@ impl Tenants {
         let now = change.now;
         let before = store::complete_one(change.conn(), now, tenant.clone()).await?;
         tenant.undelete(now)?;
+        deletion::check_not_begun(change, &tenant).await?;
         room?;
         entitlements::check_again(change, &tenant).await?;
         if parent_state == Some(TenantState::Deleted) {

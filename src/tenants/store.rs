@@ -462,6 +462,16 @@ pub async fn has_children(conn: &mut AsyncPgConnection, uid: Uuid) -> Result<boo
     Ok(diesel::select(exists(children)).get_result(conn).await?)
 }
 
+/// Whether there are tenants directly below, be they deleted.
+///
+/// # Errors
+///
+/// What the database reports.
+pub async fn has_any_children(conn: &mut AsyncPgConnection, uid: Uuid) -> Result<bool> {
+    let children = tenants::table.filter(tenants::parent_uid.eq(uid));
+    Ok(diesel::select(exists(children)).get_result(conn).await?)
+}
+
 /// Makes these the external ids of a tenant, and no others.
 ///
 /// # Errors

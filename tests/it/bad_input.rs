@@ -58,6 +58,10 @@ fn good_request(method: &MethodDescriptor) -> DynamicMessage {
             r#"{"entitlement": {"type": "ENTITLEMENT_TYPE_USERS", "quantity": 1,
                 "contract_mode": "CONTRACT_MODE_PRODUCTION"}}"#
         }
+        "PutEndUserAppData" => {
+            r#"{"end_user_app_data": {"application_id": "app", "end_user_id": "jane", "data": {}}}"#
+        }
+        "DeleteEndUserAppData" => r#"{"application_id": "app", "end_user_id": "jane"}"#,
         "CreateAccount" => r#"{"account": {"account_id": "acme", "name": "Acme"}}"#,
         "UpdateAccount" => r#"{"account": {"account_id": "default", "name": "New"}}"#,
         "DeleteAccount" => r#"{"account_id": "idle"}"#,

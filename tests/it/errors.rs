@@ -222,6 +222,8 @@ async fn refusals(app: &App) -> Vec<(&'static str, Status)> {
     let group = pb::CreateGroupRequest { group: Some(group), ..Default::default() };
     own.tenants().create_group(group.clone()).await.unwrap();
     add("GROUP_ALREADY_EXISTS", own.tenants().create_group(group).await.unwrap_err());
+    let document = json!({"application_id": "app", "end_user_id": "nobody"});
+    add("APP_DATA_NOT_FOUND", own.call("DeleteEndUserAppData", document).await.unwrap_err());
     let usage = pb::UsageRecord {
         usage_type: pb::UsageType::Users.into(),
         aggregation_period: pb::AggregationPeriod::Daily.into(),

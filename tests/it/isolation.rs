@@ -83,6 +83,9 @@ async fn world() -> World {
             let on_it = root.with("x-tenant-id", &format!("{account}-{tenant}"));
             on_it.tenants().set_entitlement(request).await.unwrap();
         }
+        let document = json!({"application_id": format!("{account}-app"), "end_user_id": "jane",
+            "data": {"of": account}});
+        low.call("PutEndUserAppData", json!({"end_user_app_data": document})).await.unwrap();
         if account == "ours" {
             strangers.insert("account-admin", admin);
         }
@@ -229,6 +232,16 @@ fn attacks(world: &World, method: &MethodDescriptor) -> Vec<String> {
             r#"{"entitlement": {"type": "ENTITLEMENT_TYPE_USERS", "quantity": 1,
                 "contract_mode": "CONTRACT_MODE_PRODUCTION"}, "validate_only": true}"#,
         ),
+        "PutEndUserAppData" => named(
+            r#"{"end_user_app_data": {"application_id": "app", "end_user_id": "jane",
+                "data": {"owned": true}}, "validate_only": true}"#,
+        ),
+        "ListEndUserAppData" => {
+            vec!["{}".into(), r#"{"filter": "application_id = \"theirs-app\""}"#.into()]
+        }
+        "DeleteEndUserAppData" => {
+            named(r#"{"application_id": "theirs-app", "end_user_id": "jane"}"#)
+        }
         "GetAccount" | "DeleteAccount" => named(r#"{"account_id": "theirs"}"#),
         "UpdateAccount" => named(r#"{"account": {"account_id": "theirs", "name": "owned"}}"#),
         "CreateAccount" => named(r#"{"account": {"account_id": "new", "name": "New"}}"#),
@@ -312,6 +325,7 @@ async fn everything(app: &App) -> Vec<String> {
         union all select u::text from tenant_usage_records u
         union all select n::text from tenant_entitlements n
         union all select o::text from operations o
+        union all select p::text from tenant_end_user_app_data p
         order by 1";
     let rows: Vec<Row> =
         diesel_async::RunQueryDsl::load(diesel::sql_query(query), &mut app.superuser().await)

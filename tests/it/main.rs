@@ -11,6 +11,7 @@
 
 mod allowlist;
 mod app;
+mod app_data;
 mod bad_input;
 mod catalog;
 mod contract;
@@ -29,6 +30,7 @@ mod metadata;
 mod mutations;
 mod operations;
 mod placement;
+mod purge;
 mod requirements;
 mod resellers;
 mod settings;

@@ -549,6 +549,19 @@ async fn change_by(method: &str, root: &Caller, own: &Caller, id: &str) -> &'sta
             owned.set_entitlement(request).await.unwrap();
             "entitlement.created"
         }
+        "PutEndUserAppData" | "DeleteEndUserAppData" => {
+            let of_owner = root.with("x-tenant-id", "owner");
+            let document = json!({"application_id": "app", "end_user_id": id, "data": {}});
+            let put = json!({"end_user_app_data": document});
+            of_owner.call("PutEndUserAppData", put).await.unwrap();
+            if method == "PutEndUserAppData" {
+                "end_user_app_data.created"
+            } else {
+                let name = json!({"application_id": "app", "end_user_id": id});
+                of_owner.call(method, name).await.unwrap();
+                "end_user_app_data.deleted"
+            }
+        }
         "CreateAccount" => {
             directory.create_account(new_account).await.unwrap();
             "account.created"

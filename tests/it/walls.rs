@@ -130,6 +130,9 @@ impl World {
                     "entitlement": {"contract_mode": "CONTRACT_MODE_PRODUCTION", "quantity": 0},
                 });
                 on_it.call("CreateTenantAsync", later).await.unwrap();
+                let document = json!({"application_id": "app", "end_user_id": "jane", "data": {}});
+                let put = json!({"end_user_app_data": document});
+                on_it.call("PutEndUserAppData", put).await.unwrap();
             }
         }
         let mut superuser = app.superuser().await;
@@ -175,11 +178,11 @@ async fn each_scope_sees_its_own_rows_of_every_table_and_no_others() {
     let world = World::new().await;
     let mut superuser = world.app.superuser().await;
     // All that tenants own. Events are not read by the service, and the record of a repeatable request
-    // belongs to the key that made it.
+    // belongs to the key that made it. A tombstone is of a tenant that is gone.
     let tables = "
         select table_name::text as text from information_schema.columns
         where table_schema = 'public' and column_name = 'tenant_uid'
-          and table_name not in ('events', 'idempotency_records')";
+          and table_name not in ('events', 'idempotency_records', 'tenant_tombstones')";
     let tables = lines(&mut superuser, tables).await.unwrap();
     assert!(tables.len() > 10, "{tables:?}");
     for (scope, seen) in world.scopes() {
@@ -234,6 +237,7 @@ async fn no_row_is_counted_that_belongs_to_a_hidden_tenant() {
             "tenant_service_settings",
             "tenant_usage_records",
             "tenant_entitlements",
+            "tenant_end_user_app_data",
         ] {
             let owned = format!("{table} where tenant_uid is not null");
             let of_seen = format!(
@@ -622,7 +626,8 @@ async fn each_role_has_the_rights_of_its_job_and_no_others() {
         select format('%s %s(%s) %s', replace(grantee, 'tenantry_', ''), table_name,
                       string_agg(column_name, ',' order by column_name), lower(privilege_type))
         from information_schema.column_privileges c
-        where table_schema = 'public' and grantee in ('tenantry_verifier', 'tenantry_worker', 'tenantry_operator')
+        where table_schema = 'public' and grantee in
+              ('tenantry_verifier', 'tenantry_worker', 'tenantry_operator', 'tenantry_purger')
           and not exists (select 1 from information_schema.role_table_grants t
               where t.grantee = c.grantee and t.table_name = c.table_name
                 and t.privilege_type = c.privilege_type)
@@ -638,6 +643,42 @@ async fn each_role_has_the_rights_of_its_job_and_no_others() {
             "operator operations select",
             "operator operations(attempt_time,attempts,error,expire_time,processing_end_time,\
              processing_start_time,request,result,state,take_time,tenant_id,worker_key) update",
+            "purger api_keys delete",
+            "purger api_keys(number,route,tenant_uid) select",
+            "purger events insert",
+            "purger events(after,before) update",
+            "purger events(event_id,tenant_uid) select",
+            "purger external_keys delete",
+            "purger external_keys(number,route,tenant_uid) select",
+            "purger operations delete",
+            "purger operations(operation_id,tenant_uid) select",
+            "purger tenant_app_key_configs delete",
+            "purger tenant_app_key_configs(app_key_id,environment,tenant_uid) select",
+            "purger tenant_app_keys delete",
+            "purger tenant_app_keys(app_key_id,tenant_uid) select",
+            "purger tenant_directory delete",
+            "purger tenant_directory(kind,tenant_uid) select",
+            "purger tenant_end_user_app_data(tenant_uid) select",
+            "purger tenant_entitlements delete",
+            "purger tenant_entitlements(tenant_uid,type) select",
+            "purger tenant_external_ids delete",
+            "purger tenant_external_ids(key,tenant_uid) select",
+            "purger tenant_groups delete",
+            "purger tenant_groups(group_id,tenant_uid) select",
+            "purger tenant_installations delete",
+            "purger tenant_installations(installation_id,tenant_uid) select",
+            "purger tenant_ip_allowlists delete",
+            "purger tenant_ip_allowlists(tenant_uid) select",
+            "purger tenant_oauth_clients delete",
+            "purger tenant_oauth_clients(tenant_uid) select",
+            "purger tenant_service_settings delete",
+            "purger tenant_service_settings(name,tenant_uid) select",
+            "purger tenant_tombstones delete insert select",
+            "purger tenant_usage_records delete",
+            "purger tenant_usage_records(tenant_uid,usage_id) select",
+            "purger tenants delete",
+            "purger tenants(account_id,ancestors,parent_uid,purge_time,state,tenant_id,uid) select",
+            "purger tenants(purge_time) update",
             "service __diesel_schema_migrations select",
             "service account_ip_allowlists insert select update",
             "service accounts delete insert select update",
@@ -656,6 +697,7 @@ async fn each_role_has_the_rights_of_its_job_and_no_others() {
             "service tenant_app_key_configs insert select",
             "service tenant_app_keys insert select",
             "service tenant_directory delete insert select",
+            "service tenant_end_user_app_data delete insert select update",
             "service tenant_entitlements insert select update",
             "service tenant_external_ids delete insert select update",
             "service tenant_groups delete insert select update",
@@ -664,6 +706,7 @@ async fn each_role_has_the_rights_of_its_job_and_no_others() {
             "service tenant_oauth_clients insert select",
             "service tenant_service_settings delete insert select update",
             "service tenant_templates delete insert select update",
+            "service tenant_tombstones delete select",
             "service tenant_usage_records insert select",
             "service tenants insert select",
             "verifier account_ip_allowlists(account_id,enabled,rules) select",
@@ -722,6 +765,20 @@ async fn each_role_of_a_single_job_can_do_that_and_nothing_else() {
              correlation_id, event_time) values (gen_random_uuid(), 'tenant.created', 'm', 'tenant', \
              'i', 'a', 'c', now())",
         ),
+        (Role::Purger, "select name from tenants"),
+        (Role::Purger, "update tenants set state = 'ACTIVE'"),
+        (Role::Purger, "select digest from api_keys"),
+        (Role::Purger, "select before from events"),
+        (Role::Purger, "delete from events"),
+        (Role::Purger, "select data from tenant_end_user_app_data"),
+        (Role::Purger, "delete from tenant_end_user_app_data"),
+        (Role::Purger, "select 1 from accounts"),
+        (Role::Purger, "select 1 from idempotency_records"),
+        (
+            Role::Purger,
+            "insert into tenant_tombstones select uid, 'a-low', 'a', '{}', now() \
+             from (values (gen_random_uuid())) as v (uid)",
+        ),
     ];
     for (role, statement) in attempts {
         let mut within = world.app.shared.database.begin_as(role, soon()).await.unwrap();
@@ -752,4 +809,63 @@ async fn no_statement_runs_beyond_the_deadline_of_its_transaction() {
     within.rollback().await.unwrap();
     let late = app.shared.database.begin(&Scope::System, None, Instant::now()).await;
     assert!(matches!(late, Err(Error::DeadlineExceeded)));
+}
+
+/// 4-07: the role that removes tenants removes those that are deleted, and nothing of any other.
+#[tokio::test]
+async fn the_purger_removes_only_what_is_left_of_deleted_tenants() {
+    let world = World::new().await;
+    let root = world.app.as_root();
+    let gone = world.uids["b-sold"];
+    let delete = json!({"tenant_id": "b-sold", "delete_even_if_non_empty": true});
+    root.call("DeleteTenant", delete).await.unwrap();
+    let mut within = world.app.shared.database.begin_as(Role::Purger, soon()).await.unwrap();
+
+    let of_others = "delete from tenant_entitlements";
+    assert_eq!(sql_query(of_others).execute(within.conn()).await.unwrap(), 0, "none has begun");
+    sql_query(begun_of(gone)).execute(within.conn()).await.unwrap();
+    assert_eq!(sql_query(of_others).execute(within.conn()).await.unwrap(), 1);
+    let claims = "delete from tenant_directory";
+    assert_eq!(sql_query(claims).execute(within.conn()).await.unwrap(), 2, "all but its id");
+    assert_eq!(rows_of(within.conn(), "tenants").await.unwrap(), 1);
+    let all = "delete from tenants";
+    assert_eq!(sql_query(all).execute(within.conn()).await.unwrap(), 1);
+    within.rollback().await.unwrap();
+
+    for (what, statement) in [
+        ("a deleted tenant back", "update tenants set purge_time = null".to_owned()),
+        ("an event", "update events set before = '{}'".to_owned()),
+        (
+            "an event of another kind",
+            format!(
+                "insert into events (event_id, type, method, account_id, tenant_uid, \
+                 resource_type, resource_id, actor, correlation_id, event_time) values \
+                 (gen_random_uuid(), 'tenant.created', 'm', 'b', '{gone}', 'r', 'i', 'system', \
+                 'c', now())"
+            ),
+        ),
+        (
+            "a living tenant away",
+            format!(
+                "insert into tenant_tombstones values ('{}', 'a-low', 'a', '{{}}', now())",
+                world.uids["a-low"]
+            ),
+        ),
+    ] {
+        let mut within = world.app.shared.database.begin_as(Role::Purger, soon()).await.unwrap();
+        sql_query(begun_of(gone)).execute(within.conn()).await.unwrap();
+
+        let done = sql_query(&statement).execute(within.conn()).await;
+
+        let refusal = done.expect_err(what).to_string();
+        assert!(refusal.contains("row-level security"), "{what}: {refusal}");
+        within.rollback().await.unwrap();
+    }
+}
+
+fn begun_of(uid: Uuid) -> String {
+    format!(
+        "insert into tenant_tombstones select uid, tenant_id, account_id, ancestors, now() \
+         from tenants where uid = '{uid}'"
+    )
 }

@@ -1,0 +1,12 @@
+revoke select (tenant_uid, route, number), delete on external_keys from tenantry_purger;
+drop policy external_keys_purger on external_keys;
+revoke select (tenant_uid, app_key_id, environment), delete on tenant_app_key_configs from tenantry_purger;
+drop policy tenant_app_key_configs_purger on tenant_app_key_configs;
+revoke select (tenant_uid, app_key_id), delete on tenant_app_keys from tenantry_purger;
+drop policy tenant_app_keys_purger on tenant_app_keys;
+revoke select (tenant_uid, installation_id), delete on tenant_installations from tenantry_purger;
+drop policy tenant_installations_purger on tenant_installations;
+revoke select (tenant_uid), delete on tenant_oauth_clients from tenantry_purger;
+drop policy tenant_oauth_clients_purger on tenant_oauth_clients;
+revoke select (tenant_uid, operation_id), delete on operations from tenantry_purger;
+drop policy operations_purger on operations;
