@@ -24,6 +24,7 @@ pub mod rpc;
 // Clippy lets tests import all they like.
 #[cfg_attr(not(test), expect(clippy::wildcard_imports, reason = "written by Diesel"))]
 pub(crate) mod schema;
+pub mod seed;
 pub mod server;
 pub mod settings;
 pub mod start;
