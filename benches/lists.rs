@@ -18,9 +18,7 @@ use std::{
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
 use tenantry::{
     config::Settings,
-    pb::{
-        self, key_service_client::KeyServiceClient, tenant_service_client::TenantServiceClient,
-    },
+    pb::{self, key_service_client::KeyServiceClient, tenant_service_client::TenantServiceClient},
     seed::{self, Plan},
     start,
 };
@@ -35,9 +33,8 @@ const ACCOUNT: &str = "load-0000";
 
 #[tokio::main]
 async fn main() {
-    let number = |name: &str, otherwise: u32| {
-        env::var(name).map_or(otherwise, |text| text.parse().unwrap())
-    };
+    let number =
+        |name: &str, otherwise: u32| env::var(name).map_or(otherwise, |text| text.parse().unwrap());
     let tenants = number("TENANTRY_BENCH_TENANTS", 1_000_000);
     let rounds = number("TENANTRY_BENCH_ROUNDS", 5);
     let calls = number("TENANTRY_BENCH_CALLS", 200);

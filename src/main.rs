@@ -143,8 +143,9 @@ async fn fill(settings: Settings, plan: Plan) -> Result<(), Failure> {
     // Starts the private cluster, which refuses while a service runs on it.
     let started = start::start(Arc::new(settings)).await?;
     let cluster = started.cluster.ok_or("there is no private database")?;
-    let (owner, _service) =
-        start::create_database(&cluster, start::PRIVATE_DATABASE).await.map_err(|error| -> Failure { error })?;
+    let (owner, _service) = start::create_database(&cluster, start::PRIVATE_DATABASE)
+        .await
+        .map_err(|error| -> Failure { error })?;
     let filled = fill_as(&owner, plan).await;
     cluster.stop().await;
     filled

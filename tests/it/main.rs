@@ -29,6 +29,8 @@ mod mutations;
 mod placement;
 mod requirements;
 mod resellers;
+mod search;
+mod seed;
 mod settings;
 mod start;
 mod tenants;
