@@ -250,7 +250,6 @@ async fn a_search_that_fits_many_finds_them_all_page_by_page() {
     }
 }
 
-/// 3-01: also where a provider has more below it than fit into one search.
 #[tokio::test]
 async fn a_service_provider_searches_what_is_below_it() {
     let app = App::start().await;
@@ -272,6 +271,7 @@ async fn a_service_provider_searches_what_is_below_it() {
     assert_eq!(names(&provider, "name = \"Tenant beside\"").await, [""; 0]);
 }
 
+/// 3-17
 #[tokio::test]
 async fn a_tenant_is_found_by_what_it_is_called_now() {
     let app = App::start().await;
