@@ -152,7 +152,7 @@ async fn fill(settings: Settings, plan: Plan) -> Result<(), Failure> {
 }
 
 async fn fill_as(owner: &SecretString, plan: Plan) -> Result<(), Failure> {
-    const BAR: &str = "{bar:40} {human_pos} of {human_len} tenants, {per_sec}, {eta} left";
+    const BAR: &str = "{bar:40} {human_pos} of {human_len} tenants, {eta} left";
     let bar = ProgressBar::new(plan.tenants.into()).with_style(ProgressStyle::with_template(BAR)?);
     seed::fill(owner, plan, |done| bar.set_position(done.unsigned_abs())).await?;
     bar.finish_and_clear();
