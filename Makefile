@@ -1,6 +1,6 @@
 # The front desk: what is not here does not exist. `make run` and `make test` need Rust and nothing else.
 
-.PHONY: run test check fmt clippy doc proto schema session deny postgres
+.PHONY: run test check fmt clippy doc proto schema session bench deny postgres
 
 ## Serves, with a private Postgres in the data folder. Settings: make run ARGS="--listen 127.0.0.1:6000"
 run: postgres
@@ -35,6 +35,11 @@ schema: postgres
 session: postgres
 	cargo build
 	scripts/check-session
+
+## Measures lists of a million tenants: see docs/performance.md. Takes some minutes, and 2 GB in BENCH.
+BENCH ?= $(CURDIR)/target/bench
+bench: postgres
+	TENANTRY_BENCH_DIR=$(BENCH) cargo bench --bench lists
 
 ## Checks licences and sources of what we depend on (needs cargo-deny).
 deny:

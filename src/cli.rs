@@ -5,7 +5,7 @@
 
 use std::{path::PathBuf, str::FromStr};
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand, ValueEnum, value_parser};
 use secrecy::SecretString;
 
 /// The arguments of one run of `tenantry`.
@@ -85,6 +85,24 @@ pub enum Command {
     /// Makes keys straight in the database, for the first one or when the last one is lost.
     #[command(subcommand)]
     Key(KeyCommand),
+
+    /// Fills the database with tenants, for benchmarks and load tests.
+    ///
+    /// Writes as the owner named by `migrate.database_url`, straight into the tables. The same seed makes
+    /// the same tenants; a run that was interrupted goes on where it ended.
+    Seed {
+        /// How many tenants there are to be, those of earlier runs included.
+        #[arg(long, default_value_t = 1_000_000, value_parser = value_parser!(u32).range(..100_000_000))]
+        tenants: u32,
+
+        /// Which tenants: another number makes others.
+        #[arg(long, default_value_t = 1, value_parser = value_parser!(u16).range(1..))]
+        seed: u16,
+
+        /// Also where there are tenants that this seed did not make.
+        #[arg(long)]
+        beside_others: bool,
+    },
 
     /// Prints the settings in effect as TOML, passwords masked, and where each came from.
     Config,

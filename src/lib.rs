@@ -28,6 +28,7 @@ pub mod rpc;
 #[cfg_attr(not(test), expect(clippy::wildcard_imports, reason = "written by Diesel"))]
 pub(crate) mod schema;
 pub(crate) mod sealed;
+pub mod seed;
 pub mod server;
 pub mod settings;
 pub mod start;

@@ -3,11 +3,14 @@
 use std::{io::Write as _, process::ExitCode, sync::Arc, time::Duration};
 
 use clap::Parser as _;
+use indicatif::{ProgressBar, ProgressStyle};
+use secrecy::SecretString;
 use tenantry::{
     cli::{Cli, Command, KeyCommand},
     config::Settings,
     db::migrate,
     error::causes,
+    seed::{self, Plan},
     start, telemetry,
 };
 use tokio::{
@@ -42,6 +45,9 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Health => health(&settings).await,
         Command::Migrate { down } => migrate_outside(&settings, down).await,
         Command::Key(KeyCommand::Create { .. }) => create_key(settings).await,
+        Command::Seed { tenants, seed, beside_others } => {
+            fill(settings, Plan { tenants, seed, beside_others }).await
+        }
         Command::Serve => serve(settings).await,
     }
 }
@@ -127,6 +133,30 @@ async fn create_key(settings: Settings) -> Result<(), Failure> {
     let key =
         start::create_admin_key(&shared.database, &shared.master, &shared.clock, deadline).await?;
     println!("{}", key.reveal());
+    Ok(())
+}
+
+async fn fill(settings: Settings, plan: Plan) -> Result<(), Failure> {
+    if let Some(owner) = settings.migrate_database_url() {
+        return fill_as(owner, plan).await;
+    }
+    // Starts the private cluster, which refuses while a service runs on it.
+    let started = start::start(Arc::new(settings)).await?;
+    let cluster = started.cluster.ok_or("there is no private database")?;
+    let (owner, _service) = start::create_database(&cluster, start::PRIVATE_DATABASE)
+        .await
+        .map_err(|error| -> Failure { error })?;
+    let filled = fill_as(&owner, plan).await;
+    cluster.stop().await;
+    filled
+}
+
+async fn fill_as(owner: &SecretString, plan: Plan) -> Result<(), Failure> {
+    const BAR: &str = "{bar:40} {human_pos} of {human_len} tenants, {eta} left";
+    let bar = ProgressBar::new(plan.tenants.into()).with_style(ProgressStyle::with_template(BAR)?);
+    seed::fill(owner, plan, |done| bar.set_position(done.unsigned_abs())).await?;
+    bar.finish_and_clear();
+    println!("the database has the {} tenants of seed {}", plan.tenants, plan.seed);
     Ok(())
 }
 

@@ -191,16 +191,21 @@ fn binding(list: &[&str], filter: &str, order_by: &str) -> String {
 /// Orders a boxed query by a column, from behind a place.
 ///
 /// `$after` is the typed value of the place and the condition that holds for rows behind it among
-/// those of the same value.
+/// those of the same value. That the value is not before the place follows from both, but is what an
+/// index starts from.
 #[macro_export]
 macro_rules! seek {
     ($query:expr, $column:expr, $after:expr, $descending:expr) => {{
         let mut query = $query;
         if let Some((value, behind)) = $after {
             query = if $descending {
-                query.filter($column.lt(value.clone()).or($column.eq(value).and(behind)))
+                query
+                    .filter($column.le(value.clone()))
+                    .filter($column.lt(value.clone()).or($column.eq(value).and(behind)))
             } else {
-                query.filter($column.gt(value.clone()).or($column.eq(value).and(behind)))
+                query
+                    .filter($column.ge(value.clone()))
+                    .filter($column.gt(value.clone()).or($column.eq(value).and(behind)))
             };
         }
         if $descending { query.order($column.desc()) } else { query.order($column.asc()) }

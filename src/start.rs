@@ -45,8 +45,9 @@ const START_TIMEOUT: Duration = Duration::from_secs(30);
 /// How often answers that are kept no longer are cleared away.
 const SWEEP_EVERY: Duration = Duration::from_mins(10);
 
-/// The logins and the database within a private cluster.
-const PRIVATE_DATABASE: &str = "tenantry";
+/// The database within a private cluster.
+pub const PRIVATE_DATABASE: &str = "tenantry";
+/// The logins within a private cluster.
 const PRIVATE_MIGRATOR: &str = "tenantry_migrator";
 const PRIVATE_LOGIN: &str = "tenantry";
 

@@ -149,7 +149,11 @@ async fn prepare_roles(conn: &mut AsyncPgConnection) -> Result<(), MigrateError>
     conn.batch_execute(
         "grant usage, create on schema public to tenantry_owner;
          grant usage on schema public to tenantry_service, tenantry_verifier, tenantry_worker,
-             tenantry_operator, tenantry_purger",
+             tenantry_operator, tenantry_purger;
+         -- For extensions that Postgres trusts.
+         do $$ begin
+             execute format('grant create on database %I to tenantry_owner', current_database());
+         end $$",
     )
     .await?;
     Ok(())

@@ -203,6 +203,9 @@ impl Database {
             set_config("tenantry.reseller", reseller, true),
             set_config("tenantry.publisher", publisher, true),
             set_config("tenantry.credential", credential, true),
+            // Both pay off for statements that take seconds, which no call waits for.
+            set_config("jit", "off", true),
+            set_config("max_parallel_workers_per_gather", "0", true),
             // Postgres lets no statement take this back.
             set_config("transaction_read_only", read_only, true),
             set_config("statement_timeout", self.timeout(deadline)?, true),

@@ -7,7 +7,7 @@
 //! same transaction in which the operation is completed. Whoever works on a row holds its lock; a node
 //! that dies loses its locks, and with them its claim. That is all there is to it: no leases, no queue.
 //!
-//! Its result is encrypted so that its creator alone can read it, see [`vault`], and is given once.
+//! Its result is encrypted so that its creator alone can read it, see `vault`, and is given once.
 
 pub mod model;
 pub mod service;

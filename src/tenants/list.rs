@@ -14,6 +14,7 @@ use uuid::Uuid;
 use super::{
     model::{ContractMode, OrganizationKind, ServiceLine, Tenant, TenantState, TenantType},
     placement::PLACE,
+    search,
     store::{Claim, Condition, complete, tenants_in},
 };
 use crate::{
@@ -136,6 +137,9 @@ impl TenantQuery {
             query =
                 if term.negated { query.filter(not(condition)) } else { query.filter(condition) };
         }
+        if let Some(few) = search::few(conn, scope, &self.terms).await? {
+            query = query.filter(tenants::uid.eq_any(few));
+        }
         let after = match &self.page.after {
             None => None,
             Some(Place { value, id }) => {
@@ -249,9 +253,24 @@ fn effectively_locked_at(now: DateTime<Utc>) -> Condition {
     Box::new(locked_at(now).or(above))
 }
 
+/// Whether a tenant is the one that claims a key: a question to an index.
+fn claimed(kind: Claim, key: &str) -> Condition {
+    let holder = tenant_directory::table
+        .filter(tenant_directory::kind.eq(kind.as_str()))
+        .filter(tenant_directory::key.eq(key.to_owned()))
+        .select(tenant_directory::tenant_uid);
+    Box::new(tenants::uid.eq_any(holder))
+}
+
 fn condition(term: &Term, now: DateTime<Utc>) -> Result<Condition> {
     let Term { field, key, negated: _, test } = term;
     Ok(match (*field, test) {
+        ("tenant_id", Test::Text(TextTest::Equals(id))) => claimed(Claim::TenantId, id),
+        ("code", Test::Text(TextTest::Equals(code))) => claimed(Claim::Code, code),
+        // The claims know nothing of those without one.
+        ("hostname", Test::Text(TextTest::Equals(name))) if !name.is_empty() => {
+            claimed(Claim::Hostname, &name.to_ascii_lowercase())
+        }
         ("tenant_id", Test::Text(test)) => filter::text(tenants::tenant_id, test),
         ("name", Test::Text(test)) => filter::text(tenants::name, test),
         ("hostname", Test::Text(test)) => filter::text(tenants::hostname, &lower(test)),

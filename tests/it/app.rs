@@ -191,6 +191,11 @@ impl App {
         cluster().await.url("tenantry", &self.database)
     }
 
+    /// The URL of the login that may become the owner of this database's tables.
+    pub async fn owner_url(&self) -> String {
+        cluster().await.url("tenantry_migrator", &self.database)
+    }
+
     /// The name of the database.
     pub fn database(&self) -> String {
         self.database.clone()

@@ -33,6 +33,8 @@ mod placement;
 mod purge;
 mod requirements;
 mod resellers;
+mod search;
+mod seed;
 mod settings;
 mod start;
 mod tenants;

@@ -224,6 +224,92 @@ async fn a_reseller_sees_no_group_of_another_even_in_a_tenant_of_its_own() {
     within.rollback().await.unwrap();
 }
 
+/// The search looks behind the policies, so it must say by itself what they say.
+#[tokio::test]
+async fn a_search_tells_of_no_tenant_beyond_the_scope() {
+    let world = World::new().await;
+    for (scope, seen) in world.scopes() {
+        let searches = matches!(scope, Scope::System | Scope::Account(_) | Scope::Provider(_));
+        for (field, pattern) in [
+            ("name", "%"),
+            ("tenant_id", "%-%"),
+            ("code", "%"),
+            ("keyword", "%"),
+            ("external_ids", "%"),
+            ("name", "b-high"),
+            ("tenant_id", "b-%"),
+            // What is none of its fields, or pretends to be more than a text.
+            ("description", "%"),
+            ("admin_user", "%"),
+            ("uid is not null or name", "%"),
+            ("name", "%' or '1' = '1"),
+        ] {
+            let mut within = world.within(&scope).await;
+            let query = "
+                select tenant_id as text from unnest(search_tenants(array[$1], array['1'], array[$2], 100)) uid
+                join tenants using (uid) order by 1";
+            let all = "select count(*) as number from
+                unnest(search_tenants(array[$1], array['1'], array[$2], 100)) uid";
+
+            let found: Vec<Line> = sql_query(query)
+                .bind::<Text, _>(field)
+                .bind::<Text, _>(pattern)
+                .load(within.conn())
+                .await
+                .unwrap();
+            let number = sql_query(all)
+                .bind::<Text, _>(field)
+                .bind::<Text, _>(pattern)
+                .get_result::<Number>(within.conn())
+                .await
+                .unwrap()
+                .number;
+
+            let found = found.iter().map(|line| &*line.text).collect::<Vec<_>>();
+            let what = format!("{scope:?} {field} {pattern}");
+            assert_eq!(usize::try_from(number).unwrap(), found.len(), "none is hidden: {what}");
+            assert!(found.iter().all(|id| seen.contains(id)), "{what}: {found:?}");
+            if field == "name" && pattern == "%" {
+                assert_eq!(found, if searches { seen.clone() } else { Vec::new() }, "{what}");
+            }
+            within.rollback().await.unwrap();
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_search_fails_or_gives_up_alike_whatever_is_hidden() {
+    let world = World::new().await;
+    let within = async |scope: &Scope, call: &str| {
+        let mut within = world.within(scope).await;
+        let query = format!("select coalesce(({call})::text, 'many') as text");
+        let answer = lines(within.conn(), &query).await.map_err(|error| error.to_string());
+        within.rollback().await.unwrap();
+        answer
+    };
+    let account = Scope::Account("a".into());
+
+    // As many as the account has, and one fewer; the other account has as many again.
+    let three = within(&account, "search_tenants('{name}', '{\"\"}', '{%}', 3)").await.unwrap();
+    let two = within(&account, "search_tenants('{name}', '{\"\"}', '{%}', 2)").await.unwrap();
+    // A pattern that is an error only where a text fits the rest of it.
+    let lone =
+        |start: &str| format!("search_tenants(array['name'], array[''], array['{start}\\'], 9)");
+    let theirs = within(&account, &lone("b-high")).await.unwrap_err();
+    let nobodys = within(&account, &lone("zzz")).await.unwrap_err();
+
+    assert_eq!(three[0].matches(',').count(), 2, "{three:?}");
+    assert_eq!(two, ["many"]);
+    assert_eq!(theirs, nobodys);
+    let database = &world.app.shared.database;
+    for role in [Role::Verifier, Role::Worker] {
+        let mut within = database.begin_as(role, soon()).await.unwrap();
+        let search = "select search_tenants('{}', '{}', '{}', 9)";
+        assert!(sql_query(search).execute(within.conn()).await.is_err(), "{role:?}");
+        within.rollback().await.unwrap();
+    }
+}
+
 #[tokio::test]
 async fn no_row_is_counted_that_belongs_to_a_hidden_tenant() {
     let world = World::new().await;

@@ -1,0 +1,1 @@
+drop index concurrently tenants_texts_idx;

@@ -1,0 +1,1 @@
+drop index concurrently tenants_account_id_create_time_idx;
