@@ -46,7 +46,7 @@ async fn main() {
     println!("{:58} {:>7} {:>7} {:>9} {:>9}", "A beside B", "ratio", "worst", "A", "B");
 
     let bench = Bench { rounds, calls };
-    for reader in [&large.system, &large.account] {
+    for reader in [&large.system, &large.account, &large.provider] {
         bench.pages(reader).await;
     }
     for reader in [&large.system, &large.account, &large.provider] {
@@ -229,9 +229,10 @@ struct Bench {
 
 impl Bench {
     async fn pages(&self, reader: &Reader) {
-        if reader.token.is_empty() {
-            return;
-        }
+        let name = format!("{}: page 1 beside GetTenant, p50", reader.scope);
+        let get = async |chance: &mut StdRng| reader.get_any(chance).await;
+        let first = async |_: &mut StdRng| drop(reader.caller.list(50, "", "").await);
+        self.compare(&name, Percentile::P50, first, get).await;
         let name = format!("{}: page {} beside page 1, p50", reader.scope, reader.page + 1);
         let deep = async |_: &mut StdRng| drop(reader.caller.list(50, "", &reader.token).await);
         let first = async |_: &mut StdRng| drop(reader.caller.list(50, "", "").await);

@@ -7,7 +7,7 @@ use diesel::{
     prelude::*,
     sql_types::{Bool, Nullable, Text, Timestamptz},
 };
-use diesel_async::{AsyncPgConnection, RunQueryDsl};
+use diesel_async::{AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection as _};
 use prost::Message as _;
 use uuid::Uuid;
 
@@ -128,6 +128,9 @@ impl TenantQuery {
         scope: &Scope,
         now: DateTime<Utc>,
     ) -> Result<(Vec<pb::Tenant>, String)> {
+        // A plan for any account and any filter cannot tell a small account, which is best sorted, from a
+        // large one, which is best read in its order.
+        conn.batch_execute("set local plan_cache_mode = force_custom_plan").await?;
         let mut query = tenants_in(scope).into_boxed::<Pg>();
         if !self.show_deleted {
             query = query.filter(tenants::state.ne(TenantState::Deleted));
