@@ -54,8 +54,9 @@ pub(super) async fn few(
     terms: &[Term],
 ) -> Result<Option<Vec<Uuid>>> {
     let (mut fields, mut keys, mut patterns) = (Vec::new(), Vec::new(), Vec::new());
+    let of_provider = matches!(scope, Scope::Provider(_));
     for term in terms {
-        if let Some(pattern) = pattern(term) {
+        if let Some(pattern) = pattern(term, of_provider) {
             fields.push(term.field);
             keys.push(&*term.key);
             patterns.push(pattern);
@@ -78,15 +79,16 @@ pub(super) async fn few(
     Ok(found)
 }
 
-/// What the text that a term wants is like, where the index of texts tells best.
-fn pattern(term: &Term) -> Option<String> {
+/// What the text that a term wants is like, where the index of texts tells best. Below a provider that is
+/// all texts, since what is known of one tenant is not looked up before its list is read in its order.
+fn pattern(term: &Term, of_provider: bool) -> Option<String> {
     let Test::Text(test) = &term.test else { return None };
     if term.negated || !FIELDS.contains(&term.field) {
         return None;
     }
     let pattern = match test {
         // Of the others, Postgres asks an index by itself whether they are equal.
-        TextTest::Equals(value) if matches!(term.field, "name" | "tag") => {
+        TextTest::Equals(value) if of_provider || matches!(term.field, "name" | "tag") => {
             value.replace('\\', r"\\").replace('%', r"\%").replace('_', r"\_")
         }
         TextTest::Equals(_) => return None,
@@ -110,7 +112,7 @@ mod tests {
 
     #[test]
     fn the_index_is_asked_only_where_it_can_tell() {
-        let asked = |test| pattern(&term(test));
+        let asked = |test| pattern(&term(test), false);
 
         assert_eq!(asked(TextTest::Equals(r"10%_\abc".into())).unwrap(), r"10\%\_\\abc");
         assert_eq!(asked(TextTest::Like("%abc".into())).unwrap(), "%abc");
@@ -123,7 +125,15 @@ mod tests {
     fn what_is_negated_or_has_no_such_index_is_not_asked() {
         let wanted = term(TextTest::Equals("abc".into()));
 
-        assert_eq!(pattern(&Term { negated: true, ..wanted.clone() }), None);
-        assert_eq!(pattern(&Term { field: "labels", ..wanted }), None);
+        assert_eq!(pattern(&Term { negated: true, ..wanted.clone() }, true), None);
+        assert_eq!(pattern(&Term { field: "labels", ..wanted }, true), None);
+    }
+
+    #[test]
+    fn below_a_provider_also_what_could_be_looked_up_is_searched_for() {
+        let code = Term { field: "code", ..term(TextTest::Equals("ABCD".into())) };
+
+        assert_eq!(pattern(&code, false), None);
+        assert_eq!(pattern(&code, true).unwrap(), "ABCD");
     }
 }
