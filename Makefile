@@ -36,9 +36,10 @@ session: postgres
 	cargo build
 	scripts/check-session
 
-## Measures lists of a million tenants: see docs/performance.md. Takes some minutes, and 2 GB in BENCH.
+## Measures the feed, and lists of a million tenants: see docs/performance.md. Takes some minutes, and 2 GB in BENCH.
 BENCH ?= $(CURDIR)/target/bench
 bench: postgres
+	TENANTRY_BENCH_DIR=$(BENCH) cargo bench --bench feed
 	TENANTRY_BENCH_DIR=$(BENCH) cargo bench --bench lists
 
 ## Checks licences and sources of what we depend on (needs cargo-deny).

@@ -29,6 +29,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     // Maps in the order of their keys: equal messages must have equal bytes, for fingerprints.
     config.btree_map(["."]).enable_type_names();
     config.extern_path(".google.rpc", "::tonic_types::pb");
+    // Made of events that are encoded once for all watchers.
+    config.extern_path(
+        ".tenantry.v1.WatchEventsResponse",
+        "crate::events::answer::WatchEventsResponse",
+    );
     tonic_prost_build::configure()
         // The clients are for the tests and take any channel.
         .build_transport(false)

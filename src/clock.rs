@@ -1,9 +1,12 @@
 //! The one source of the current time and of ids made from it.
 
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{
+    Mutex, PoisonError,
+    atomic::{AtomicI64, Ordering},
+};
 
 use chrono::{DateTime, TimeDelta, Utc};
-use uuid::{NoContext, Timestamp, Uuid};
+use uuid::{ContextV7, Timestamp, Uuid};
 
 /// The current time, at the precision that Postgres keeps (microseconds).
 ///
@@ -12,6 +15,8 @@ use uuid::{NoContext, Timestamp, Uuid};
 pub struct Clock {
     /// Added to the machine's time; only tests set it, to reach instants that lie days ahead.
     offset_micros: AtomicI64,
+    /// Keeps ids of one millisecond in the order of their making.
+    context: Mutex<ContextV7>,
 }
 
 impl Clock {
@@ -24,12 +29,13 @@ impl Clock {
             .expect("a time of today is within the range of times")
     }
 
-    /// Makes an id that sorts by the time of its making.
+    /// Makes an id that sorts by the time of its making, behind all that this process made before.
     #[expect(clippy::disallowed_methods, reason = "this is the place that the others must use")]
     pub fn uuid(&self) -> Uuid {
         let now = self.now();
         let seconds = u64::try_from(now.timestamp()).expect("the clock stands after 1970");
-        Uuid::new_v7(Timestamp::from_unix(NoContext, seconds, now.timestamp_subsec_nanos()))
+        let context = self.context.lock().unwrap_or_else(PoisonError::into_inner);
+        Uuid::new_v7(Timestamp::from_unix(&*context, seconds, now.timestamp_subsec_nanos()))
     }
 
     /// Moves the clock ahead of the machine's time, for tests of what happens days later.

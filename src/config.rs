@@ -78,6 +78,8 @@ pub struct Settings {
     pub deletion: Deletion,
     /// What goes on after the call that asked for it.
     pub operations: Operations,
+    /// What happened.
+    pub events: Events,
     /// Where traces and metrics go.
     pub otlp: Otlp,
 
@@ -169,8 +171,8 @@ pub struct AutoCreate {
     pub tenant_default_domain: bool,
     /// Whether a reseller that a tenant names and that is not there is made (2-16).
     pub reseller: bool,
-    /// Whether every tenant that is created or changed has the external ids of the telephony
-    /// platform, empty where nothing else is said (2-17).
+    /// Whether every tenant has the external ids of the telephony platform, empty where nothing else is
+    /// said (2-17).
     pub tenant_data: bool,
 }
 
@@ -201,6 +203,21 @@ pub struct Operations {
     /// How long an operation that is done is kept.
     #[serde(with = "humantime_serde")]
     pub retention: Duration,
+}
+
+/// The settings of `events`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Events {
+    /// How long events are kept; they go by whole weeks.
+    #[serde(with = "humantime_serde")]
+    pub retention: Duration,
+    /// How often each node looks for new events.
+    #[serde(with = "humantime_serde")]
+    pub poll_interval: Duration,
+    /// How long a watcher may leave unread what it is told.
+    #[serde(with = "humantime_serde")]
+    pub watcher_timeout: Duration,
 }
 
 /// The settings of `otlp`.
@@ -272,6 +289,11 @@ impl Settings {
             list: List { return_backend: false },
             deletion: Deletion { retention: 30 * DAY, purge_interval: Duration::from_mins(1) },
             operations: Operations { retention: 30 * DAY },
+            events: Events {
+                retention: 90 * DAY,
+                poll_interval: Duration::from_millis(50),
+                watcher_timeout: Duration::from_secs(30),
+            },
             otlp: Otlp { endpoint: None },
             sources: BTreeMap::new(),
         }
@@ -322,10 +344,13 @@ impl Settings {
             ("deletion.retention", self.deletion.retention, LONGEST),
             ("operations.retention", self.operations.retention, LONGEST),
             ("deletion.purge_interval", self.deletion.purge_interval, LONGEST),
+            ("events.watcher_timeout", self.events.watcher_timeout, LONGEST),
         ];
         for (name, value, longest) in durations {
             self.demand(name, (SHORTEST..=longest).contains(&value))?;
         }
+        self.demand("events.retention", RETENTIONS_OF_EVENTS.contains(&self.events.retention))?;
+        self.demand("events.poll_interval", POLL_INTERVALS.contains(&self.events.poll_interval))?;
         self.demand("pool.size", POOL_SIZES.contains(&self.pool.size))?;
         self.demand("database_url", self.database_url.as_ref().is_none_or(is_postgres_url))?;
         let owner = self.migrate.database_url.as_ref();
@@ -439,6 +464,15 @@ const LONGEST: Duration = Duration::from_hours(24 * 36_500);
 /// Postgres holds `statement_timeout` in 31 bits of milliseconds, which is a little more.
 const LONGEST_STATEMENT: Duration = Duration::from_hours(24 * 24);
 
+/// For how long events may be kept: a partition holds a week of them.
+const RETENTIONS_OF_EVENTS: std::ops::RangeInclusive<Duration> =
+    Duration::from_hours(24)..=Duration::from_hours(24 * 3650);
+
+/// How often the feed may be polled: more often costs more than it brings, and less often lets what
+/// watchers know grow old.
+const POLL_INTERVALS: std::ops::RangeInclusive<Duration> =
+    Duration::from_millis(5)..=Duration::from_secs(1);
+
 /// More connections than Postgres allows by default help no one.
 const POOL_SIZES: std::ops::RangeInclusive<usize> = 1..=100;
 
@@ -461,7 +495,7 @@ fn expected(name: &str) -> &'static str {
         }
         "data_dir" | "keys.master_key_file" | "tls.cert" | "tls.key" | "tls.client_ca" => "a path",
         "statement_timeout" => "a duration from \"1ms\" to \"24days\", such as \"5s\"",
-        "shutdown.drain" | "deletion.purge_interval" => {
+        "shutdown.drain" | "deletion.purge_interval" | "events.watcher_timeout" => {
             "a duration from \"1ms\" to 100 years, such as \"15s\""
         }
         "idempotency.retention" | "deletion.retention" | "operations.retention" => {
@@ -476,6 +510,8 @@ fn expected(name: &str) -> &'static str {
             "a list of IP addresses or ranges, such as [\"10.0.0.0/8\"] (in the environment and \
              in --set with commas: 10.0.0.0/8,::1)"
         }
+        "events.retention" => "a duration from \"1day\" to 10 years, such as \"90days\"",
+        "events.poll_interval" => "a duration from \"5ms\" to \"1s\", such as \"50ms\"",
         "pool.size" => "a whole number from 1 to 100",
         "log.format" => "\"text\" or \"json\"",
         "log.filter" => "a filter such as \"info\" or \"warn,tenantry=debug\"",

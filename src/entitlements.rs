@@ -57,6 +57,8 @@ text_enum! {
     }
 }
 
+const TYPES: [EntitlementType; 2] = [EntitlementType::Users, EntitlementType::Transactions];
+
 /// How much of the platform a tenant may use.
 #[derive(Clone, Debug, PartialEq, Eq, HasQuery, Insertable, AsChangeset)]
 #[diesel(table_name = tenant_entitlements, primary_key(tenant_uid, type_))]
@@ -267,19 +269,8 @@ pub async fn set(change: &mut Change<'_>, tenant: &Tenant, new: &NewEntitlement)
         version,
     };
     check_fields(tenant, provider.is_some(), source.as_ref(), &after, now)?;
-    if let (Some(provider), Some(source)) = (&provider, &source)
-        && source.contract_mode == ContractMode::Trial
-        && after.contract_mode == ContractMode::Production
-    {
-        return Err(Error::WrongState {
-            reason: ErrorReason::ContractModeNotAllowed,
-            kind: Kind::Tenant,
-            id: tenant.tenant_id.clone(),
-            message: format!(
-                "the service provider \"{}\" is on trial itself: it gives TRIAL entitlements only",
-                provider.tenant_id
-            ),
-        });
+    if let (Some(provider), Some(source)) = (&provider, &source) {
+        check_contract(provider, source, tenant, &after)?;
     }
     if let Some(provider) = &provider
         && after.taken() > before.as_ref().map_or(0, Entitlement::taken)
@@ -291,7 +282,9 @@ pub async fn set(change: &mut Change<'_>, tenant: &Tenant, new: &NewEntitlement)
     }
     let given = match tenant.organization_kind {
         OrganizationKind::ServiceProvider => {
-            given_out(change.conn(), tenant.uid, after.entitlement_type, tenant.uid).await?
+            let field = "entitlement.issuance.service_bundles";
+            check_children(change.conn(), tenant, after.entitlement_type, Some(&after), field)
+                .await?
         }
         OrganizationKind::Enterprise => 0,
     };
@@ -319,27 +312,77 @@ pub async fn set(change: &mut Change<'_>, tenant: &Tenant, new: &NewEntitlement)
     Ok(after)
 }
 
-/// Checks once more what a tenant holds of its provider, before it comes back and counts again.
+/// Checks once more what a tenant holds of its provider, before it counts there: it comes back, or from
+/// elsewhere. `field` is what of the request led there.
 ///
 /// # Errors
 ///
-/// `ENTITLEMENT_EXCEEDED` where the provider has not that much left.
-pub async fn check_again(change: &mut Change<'_>, tenant: &Tenant) -> Result<()> {
+/// `ENTITLEMENT_EXCEEDED` where the provider has not that much left, `CONTRACT_MODE_NOT_ALLOWED` and
+/// `ISSUANCE_BUNDLE_INVALID` where it does not give such.
+pub async fn check_again(change: &mut Change<'_>, tenant: &Tenant, field: &str) -> Result<()> {
     let Some(provider) = provider_of(change, tenant).await? else {
         return Ok(());
     };
-    for entitlement_type in [EntitlementType::Users, EntitlementType::Transactions] {
+    for entitlement_type in TYPES {
         let source = hold(change, provider.uid, entitlement_type).await?;
-        let own = hold(change, tenant.uid, entitlement_type).await?;
-        let asked = own.map_or(0, |own| own.taken());
-        if asked == 0 {
+        let Some(own) = hold(change, tenant.uid, entitlement_type).await? else { continue };
+        if own.taken() == 0 {
             continue;
         }
         let given = given_out(change.conn(), provider.uid, entitlement_type, tenant.uid).await?;
-        let has = source.map_or(0, |source| source.available(change.now));
-        check_quota(&provider, entitlement_type, has, given, asked)?;
+        let has = source.as_ref().map_or(0, |source| source.available(change.now));
+        check_quota(&provider, entitlement_type, has, given, own.quantity)?;
+        if let Some(source) = &source {
+            check_contract(&provider, source, tenant, &own)?;
+            check_bundle(source, tenant, &own, field)?;
+        }
     }
     Ok(())
+}
+
+/// Checks that a tenant that becomes a service provider has what those below it hold already: from now
+/// on they hold it of its own (3-08).
+///
+/// # Errors
+///
+/// As [`check_again`], for any of them.
+pub async fn check_provider(change: &mut Change<'_>, provider: &Tenant) -> Result<()> {
+    for entitlement_type in TYPES {
+        let own = hold(change, provider.uid, entitlement_type).await?;
+        let given =
+            check_children(change.conn(), provider, entitlement_type, own.as_ref(), "tenant_id")
+                .await?;
+        let has = own.map_or(0, |own| own.available(change.now));
+        check_quota(provider, entitlement_type, has, given, 0)?;
+    }
+    Ok(())
+}
+
+/// Checks what the direct children of a provider hold against what it has, or would have; answers how
+/// much that is together.
+async fn check_children(
+    conn: &mut AsyncPgConnection,
+    provider: &Tenant,
+    entitlement_type: EntitlementType,
+    source: Option<&Entitlement>,
+    field: &str,
+) -> Result<i64> {
+    let held: Vec<(Tenant, Entitlement)> = tenants::table
+        .inner_join(tenant_entitlements::table.on(tenant_entitlements::tenant_uid.eq(tenants::uid)))
+        .filter(tenants::parent_uid.eq(provider.uid))
+        .filter(tenants::state.ne(TenantState::Deleted))
+        .filter(tenant_entitlements::type_.eq(entitlement_type))
+        .filter(tenant_entitlements::status.eq(EntitlementStatus::Active))
+        .select((Tenant::as_select(), Entitlement::as_select()))
+        .load(conn)
+        .await?;
+    for (child, held) in held.iter().filter(|(_, held)| held.taken() > 0) {
+        if let Some(source) = source {
+            check_contract(provider, source, child, held)?;
+            check_bundle(source, child, held, field)?;
+        }
+    }
+    Ok(held.iter().fold(0, |sum, (_, held)| sum.saturating_add(held.quantity)))
 }
 
 /// The service provider directly above a tenant, from which it takes.
@@ -414,6 +457,52 @@ fn check_quota(
              out: lower what its children hold, or raise what it has"
         ),
     })
+}
+
+/// Checks that a provider on trial gives trials only (3-07).
+fn check_contract(
+    provider: &Tenant,
+    source: &Entitlement,
+    tenant: &Tenant,
+    held: &Entitlement,
+) -> Result<()> {
+    if source.contract_mode == ContractMode::Production || held.contract_mode == ContractMode::Trial
+    {
+        return Ok(());
+    }
+    Err(Error::WrongState {
+        reason: ErrorReason::ContractModeNotAllowed,
+        kind: Kind::Tenant,
+        id: tenant.tenant_id.clone(),
+        message: format!(
+            "the entitlement of the service provider \"{}\" is a TRIAL: it gives TRIAL entitlements \
+             only, and \"{}\" has or is to have one that is PRODUCTION",
+            provider.tenant_id, tenant.tenant_id
+        ),
+    })
+}
+
+/// Checks that what a tenant issues is what its provider may (3-09).
+fn check_bundle(
+    source: &Entitlement,
+    tenant: &Tenant,
+    held: &Entitlement,
+    field: &str,
+) -> Result<()> {
+    if tenant.service_line != ServiceLine::Issuance {
+        return Ok(());
+    }
+    let bundles = held.bundles().collect::<Vec<_>>();
+    let gives = |bundle: &str| source.bundles().any(|given| given == bundle);
+    if matches!(bundles[..], [one] if gives(one)) {
+        return Ok(());
+    }
+    let why = format!(
+        "\"{}\" has {bundles:?}, which is not exactly one of what its service provider may issue: \
+         change one of the two entitlements first",
+        tenant.tenant_id
+    );
+    Err(Error::Invalid(vec![Violation::of(ErrorReason::IssuanceBundleInvalid, field, why)]))
 }
 
 /// Checks what can be told from the entitlement and that of the provider.

@@ -74,7 +74,7 @@ pub enum Error {
         id: String,
     },
     /// Something unique is taken.
-    #[error("the {what} \"{id}\" is already taken: choose another")]
+    #[error("the {what} \"{id}\" is {}", .kind.taken())]
     AlreadyExists {
         /// What is there already.
         kind: Kind,
@@ -117,6 +117,12 @@ pub enum Error {
         /// Which one.
         id: String,
     },
+    /// The cursor leads to what is not there any more, or not yet.
+    #[error("start_cursor: {0}: read what you keep anew, and watch from now on")]
+    CursorExpired(&'static str),
+    /// What a stream may tell has changed with the place of a tenant.
+    #[error("the tenant \"{0}\" of the key was moved: start again with the cursor")]
+    TenantMoved(String),
     /// The `request_id` was used before for another request.
     #[error(
         "the request_id \"{0}\" was used for a request with another body: repeat that request \
@@ -252,7 +258,8 @@ impl Kind {
     fn remedy(self) -> &'static str {
         match self {
             Self::Domain => {
-                ": create it with CreateDomain, or with the tenant by auto_create_domain"
+                ": ListDomains shows those there are; CreateDomain makes one, and so does \
+                 auto_create_domain of a tenant"
             }
             Self::Account => ": ListAccounts shows those there are, CreateAccount makes one",
             Self::Environment => ": ListEnvironments shows those there are",
@@ -270,6 +277,18 @@ impl Kind {
             Self::Operation => ": ListOperations shows those there are",
             Self::Group => ": ListGroups shows those of the tenant of the call",
             Self::AppData => ": ListEndUserAppData shows those of the tenant of the call",
+        }
+    }
+
+    /// Why something unique cannot be had, and what to do about it.
+    fn taken(self) -> &'static str {
+        match self {
+            Self::UsageRecord => "recorded already: what was recorded never changes",
+            Self::Tenant => {
+                "already taken: choose another; the id of a tenant is never given twice, not even after \
+                 it was purged"
+            }
+            _ => "already taken: choose another",
         }
     }
 
@@ -397,7 +416,8 @@ impl Error {
             Self::NotFound { .. } => Code::NotFound,
             Self::AlreadyExists { .. } => Code::AlreadyExists,
             Self::WrongState { .. } | Self::IdempotencyConflict(_) => Code::FailedPrecondition,
-            Self::Stale { .. } | Self::Contended(_) => Code::Aborted,
+            Self::CursorExpired(_) => Code::OutOfRange,
+            Self::Stale { .. } | Self::TenantMoved(_) | Self::Contended(_) => Code::Aborted,
             Self::MethodUnknown => Code::Unimplemented,
             Self::MessageTooLarge(_) | Self::LimitReached { .. } => Code::ResourceExhausted,
             Self::DeadlineExceeded => Code::DeadlineExceeded,
@@ -422,6 +442,8 @@ impl Error {
             Self::AlreadyExists { kind, .. } => kind.already_exists(),
             Self::WrongState { reason, .. } | Self::LimitReached { reason, .. } => *reason,
             Self::Stale { .. } => ErrorReason::EtagMismatch,
+            Self::CursorExpired(_) => ErrorReason::CursorExpired,
+            Self::TenantMoved(_) => ErrorReason::TenantMoved,
             Self::IdempotencyConflict(_) => ErrorReason::IdempotencyConflict,
             Self::Contended(_) => ErrorReason::Contended,
             Self::MethodUnknown => ErrorReason::MethodUnknown,
@@ -456,6 +478,10 @@ impl Error {
                 ("attribute", (*what).to_owned()),
                 ("id", id.clone()),
             ],
+            Self::CursorExpired(_) => vec![("field", "start_cursor".to_owned())],
+            Self::TenantMoved(id) => {
+                vec![("kind", Kind::Tenant.noun().to_owned()), ("id", id.clone())]
+            }
             Self::IdempotencyConflict(request_id) => vec![("request_id", request_id.clone())],
             Self::Unauthenticated
             | Self::Mismatch(_)

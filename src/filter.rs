@@ -127,16 +127,29 @@ pub fn read(text: &str, fields: &'static [Field]) -> Result<Vec<Term>> {
     check(text, fields).map_err(|why| refuse("filter", why))
 }
 
-/// Checks that a filter says something of a field without which its list would be too long.
+/// Checks that a filter says something of a field without which its list would be too long. What it
+/// negates does not count: that bounds nothing.
 ///
 /// # Errors
 ///
 /// `INVALID_FILTER`, naming the field.
 pub fn demand(terms: &[Term], field: &str) -> Result<()> {
-    if terms.iter().any(|term| term.field == field) {
+    if terms.iter().any(|term| term.field == field && !term.negated) {
         return Ok(());
     }
-    Err(refuse("filter", format!("says nothing of \"{field}\", which is required")))
+    Err(refuse("filter", format!("needs a term on \"{field}\" without NOT")))
+}
+
+/// Checks that a filter negates none of the fields that its list takes `=` for and nothing else.
+///
+/// # Errors
+///
+/// `INVALID_FILTER`, naming the field.
+pub fn refuse_negated(terms: &[Term], fields: &[&str]) -> Result<()> {
+    match terms.iter().find(|term| term.negated && fields.contains(&term.field)) {
+        None => Ok(()),
+        Some(term) => Err(refuse("filter", format!("\"{}\" takes =, not NOT", term.field))),
+    }
 }
 
 /// By what a list is ordered.
@@ -217,6 +230,9 @@ fn parse(text: &str) -> Result<Vec<RawTerm>, String> {
                 "at character {position}: OR and parentheses are not part of the grammar; send \
                      a request for each alternative"
             );
+        }
+        if rest.get(..3).is_some_and(|word| word.eq_ignore_ascii_case("and")) {
+            return format!("at character {position}: AND is written in capitals");
         }
         let expected = error.inner().to_string();
         let expected = expected.lines().last().unwrap_or_default();
@@ -309,10 +325,13 @@ impl RawTerm {
                 return Err(format!("\"{name}\" has no entries: leave out \".{key}\""));
             }
         };
-        if value.len() > VALUE_MAX {
+        // A star at an end says how to compare and is not of the value; within `:` it is itself.
+        let counts = |character: &&Character| **character != Character::Star || operator == ":";
+        let length = value.iter().filter(counts).count();
+        if length > VALUE_MAX {
             return Err(format!(
-                "\"{name}\" is compared with {} characters, of which at most {VALUE_MAX} are allowed",
-                value.len()
+                "\"{name}\" is compared with {length} characters, of which at most {VALUE_MAX} are \
+                 allowed"
             ));
         }
         if key.contains('\0') || key.chars().count() > VALUE_MAX {
@@ -520,6 +539,17 @@ mod tests {
     }
 
     #[test]
+    fn a_list_can_refuse_to_have_a_field_negated_and_what_is_negated_is_not_what_it_demands() {
+        let terms = check("name = a AND NOT locked = true", FIELDS).unwrap();
+
+        assert!(demand(&terms, "name").is_ok());
+        assert!(demand(&terms, "locked").is_err());
+        assert!(refuse_negated(&terms, &["name", "type"]).is_ok());
+        let refusal = refuse_negated(&terms, &["name", "locked"]).unwrap_err();
+        assert!(refusal.to_string().contains("\"locked\" takes =, not NOT"), "{refusal}");
+    }
+
+    #[test]
     fn text_is_compared_whole_at_its_ends_or_anywhere() {
         assert_eq!(text_of("name = foo"), TextTest::Equals("foo".into()));
         assert_eq!(text_of("name=\"a b\""), TextTest::Equals("a b".into()));
@@ -587,6 +617,8 @@ mod tests {
             ("name = a\0", "joined by"),
             ("name = \"a\0\"", "NUL"),
             (&format!("name = {}", "a".repeat(101)), "at most 100"),
+            (&format!("name = *{}*", "a".repeat(101)), "101 characters"),
+            (&format!("name:{}*", "a".repeat(100)), "101 characters"),
             (&"a".repeat(5000), "at most 4096"),
             (&vec!["name = a"; 21].join(" AND "), "at most 20"),
         ] {

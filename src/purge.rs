@@ -301,7 +301,12 @@ async fn step(
         return Ok(false);
     }
     let correlation_id = shared.clock.uuid().to_string();
-    let origin = Origin { method: "purge", actor: "system", correlation_id: &correlation_id };
+    let origin = Origin {
+        method: "purge",
+        actor: "system",
+        on_behalf_of: None,
+        correlation_id: &correlation_id,
+    };
     let event = Event {
         kind: "tenant.purged",
         account_id: Some(&due.account_id),

@@ -116,10 +116,19 @@ diesel::table! {
 }
 
 diesel::table! {
+    /// Which events lie in which partition, by the time in their ids: what is before the first one was dropped.
+    event_partitions (partition) {
+        partition -> Text,
+        from_time -> Timestamptz,
+        until_time -> Timestamptz,
+    }
+}
+
+diesel::table! {
     use diesel::sql_types::*;
     use super::sql_types::Xid8;
 
-    /// Audit log and change feed: one row for each change, written in the transaction of the change.
+    /// Audit log and change feed: one row for each change, written in the transaction of the change. A partition for each week, by the time in the id.
     events (event_id) {
         /// UUIDv7 made by the service.
         event_id -> Uuid,
@@ -146,6 +155,26 @@ diesel::table! {
         /// The resource after the change, without secrets; null when it is gone.
         after -> Nullable<Jsonb>,
         event_time -> Timestamptz,
+        /// First part of the order in which events are told: the higher of the transaction that wrote the row, and the first that had not begun by then.
+        position -> Int8,
+        /// Second part of that order, by the clock of the database; the id of the event is the third.
+        recorded_time -> Timestamptz,
+        /// The tenants above the one concerned, at that time; of a move, those before it too. Null where no tenant is concerned.
+        ancestors -> Nullable<Array<Nullable<Uuid>>>,
+        /// For whom the actor did it, where it was not for itself.
+        on_behalf_of -> Nullable<Text>,
+    }
+}
+
+diesel::table! {
+    /// What was told ahead of the end of keys and trials, so that it is told once.
+    expiry_notices (resource_type, resource, expire_time, days_ahead) {
+        resource_type -> Text,
+        /// Its primary key, as text.
+        resource -> Text,
+        expire_time -> Timestamptz,
+        days_ahead -> Int4,
+        notice_time -> Timestamptz,
     }
 }
 
@@ -659,7 +688,9 @@ diesel::allow_tables_to_appear_in_same_query!(
     backends,
     domains,
     environments,
+    event_partitions,
     events,
+    expiry_notices,
     external_keys,
     idempotency_records,
     master_key_checks,

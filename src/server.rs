@@ -22,12 +22,13 @@ use crate::{
     db::Database,
     directory::service::Directory,
     error::{Error, Result},
+    events::{feed::Feed, service::Events},
     keys::{master::MasterKey, service::Keys},
     longrunning::operations_server::OperationsServer,
     operations::{Signals, service::Operations},
     pb::{
-        directory_service_server::DirectoryServiceServer, key_service_server::KeyServiceServer,
-        tenant_service_server::TenantServiceServer,
+        directory_service_server::DirectoryServiceServer, event_service_server::EventServiceServer,
+        key_service_server::KeyServiceServer, tenant_service_server::TenantServiceServer,
     },
     rpc::{
         Call,
@@ -54,6 +55,8 @@ pub struct Shared {
     pub settings: Arc<Settings>,
     /// Wakes those who wait for operations.
     pub operations: Signals,
+    /// Tells what is new.
+    pub feed: Arc<Feed>,
 }
 
 impl Shared {
@@ -70,7 +73,8 @@ impl Shared {
             clock: clock.clone(),
             retention: settings.idempotency.retention,
         };
-        Self { database, mutator, master, clock, settings, operations: Signals::default() }
+        let (operations, feed) = (Signals::default(), Arc::default());
+        Self { database, mutator, master, clock, settings, operations, feed }
     }
 
     /// What finds out who calls.
@@ -128,6 +132,7 @@ pub async fn router(
         .add_service(TenantServiceServer::new(Tenants(shared.clone())))
         .add_service(DirectoryServiceServer::new(Directory(shared.clone())))
         .add_service(KeyServiceServer::new(Keys(shared.clone())))
+        .add_service(EventServiceServer::new(Events(shared.clone())))
         .add_service(OperationsServer::new(Operations(shared)))
         .prepare()
         .into_axum_router()
@@ -145,6 +150,7 @@ pub const SERVICES: &[&str] = &[
     <TenantServiceServer<Tenants> as NamedService>::NAME,
     <DirectoryServiceServer<Directory> as NamedService>::NAME,
     <KeyServiceServer<Keys> as NamedService>::NAME,
+    <EventServiceServer<Events> as NamedService>::NAME,
     <OperationsServer<Operations> as NamedService>::NAME,
 ];
 

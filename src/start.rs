@@ -25,7 +25,10 @@ use crate::{
     },
     edge::{Drained, Edge, EdgeError, TlsFiles},
     error::{Error, Result, causes},
-    events::outbox::{self, Event, Origin},
+    events::{
+        self, expiry, feed,
+        outbox::{self, Event, Origin},
+    },
     keys::{
         self,
         master::{MasterKey, MasterKeyError},
@@ -305,8 +308,12 @@ pub async fn create_admin_key(
     }
     let told = keys::wire::message(key, "", master, now);
     let correlation_id = clock.uuid().to_string();
-    let origin =
-        Origin { method: "tenantry key create", actor: "system", correlation_id: &correlation_id };
+    let origin = Origin {
+        method: "tenantry key create",
+        actor: "system",
+        on_behalf_of: None,
+        correlation_id: &correlation_id,
+    };
     let event = Event {
         kind: "api_key.created",
         account_id: None,
@@ -346,6 +353,9 @@ pub async fn serve(
     let (stop, stopped) = watch::channel(false);
     let worker = tokio::spawn(operations::worker::work(started.shared.clone(), stopped));
     let purger = tokio::spawn(purge::run(started.shared.clone()));
+    let follower = tokio::spawn(follow(started.shared.clone()));
+    let herald = tokio::spawn(expiry::run(started.shared.clone()));
+    let feed = started.shared.feed.clone();
     ready(edge.local_addr(), &started);
 
     let shutdown = async move {
@@ -355,6 +365,9 @@ pub async fn serve(
         // What they were amid is undone and found again by the next start, or by another node now.
         sweeper.abort();
         purger.abort();
+        herald.abort();
+        // Streams never end by themselves.
+        feed.close();
         for service in server::SERVICES {
             health.set_service_status(*service, tonic_health::ServingStatus::NotServing).await;
         }
@@ -367,6 +380,7 @@ pub async fn serve(
     }
     // It was told to stop when the drain began, and does so no later than calls do.
     let _ = worker.await;
+    follower.abort();
     if let Some(cluster) = started.cluster {
         cluster.stop().await;
     }
@@ -382,13 +396,22 @@ fn tls_files(settings: &Settings) -> Option<TlsFiles> {
     })
 }
 
-/// Clears away, from time to time, the answers and the operations that are kept no longer.
+/// Follows the feed for the whole node.
+async fn follow(shared: Arc<Shared>) {
+    let Shared { feed, database, clock, settings, .. } = &*shared;
+    let interval = settings.events.poll_interval;
+    if let Err(error) = feed::run(feed.clone(), database, clock.clone(), interval).await {
+        tracing::error!(error = causes(&error), "the feed cannot be followed");
+    }
+}
+
+/// Clears away, from time to time, what is kept no longer, and makes room for the events to come.
 async fn sweep(shared: Arc<Shared>) {
     loop {
-        tokio::time::sleep(SWEEP_EVERY).await;
         if let Err(error) = sweep_once(&shared).await {
             tracing::warn!(error = causes(&error), "what has expired could not be cleared away");
         }
+        tokio::time::sleep(SWEEP_EVERY).await;
     }
 }
 
@@ -403,6 +426,12 @@ pub async fn sweep_once(shared: &Shared) -> Result<()> {
     let rows = mutate::delete_expired_records(transaction.conn()).await?;
     let operations = operations::store::delete_expired(transaction.conn()).await?;
     transaction.commit().await?;
-    tracing::debug!(rows, operations, "cleared away what has expired");
+    // By itself, since it waits for whoever reads events, and may give up.
+    let mut transaction = shared.database.begin_as(Role::Worker, deadline).await?;
+    let keep = shared.settings.events.retention;
+    let weeks =
+        events::store::keep_partitions(transaction.conn(), shared.clock.now(), keep).await?;
+    transaction.commit().await?;
+    tracing::debug!(rows, operations, weeks, "cleared away what has expired");
     Ok(())
 }

@@ -197,6 +197,10 @@ pub async fn record(
     new: &NewUsage,
 ) -> Result<pb::UsageRecord> {
     let NewUsage { usage_type, aggregation_period, start_time, end_time, .. } = *new;
+    if start_time > change.now {
+        let why = "is in the future: a period is recorded once it has begun";
+        return Err(Error::invalid("usage_record.start_time", why));
+    }
     let usage = Usage {
         tenant_uid: tenant.uid,
         usage_id: change.uuid(),
@@ -294,13 +298,14 @@ impl Query {
     ///
     /// # Errors
     ///
-    /// What is wrong with its filter, order or page; a filter that says nothing of `start_time`.
+    /// What is wrong with its filter, order or page; a filter that does not say from or until when.
     pub fn read(call: &Call, request: &pb::ListUsageRequest) -> Result<Self> {
         let pb::ListUsageRequest { page_size, page_token, filter, order_by } = request;
         let asked = Asked { page_size: *page_size, page_token, filter, order_by, more: "" };
         let page = Page::read(call, asked)?;
         let terms = filter::read(&page.filter, FIELDS)?;
         filter::demand(&terms, "start_time")?;
+        filter::refuse_negated(&terms, &["tenant_id", "trial", "usage_type"])?;
         let order = filter::read_order(&page.order_by, &["start_time"])?;
         Ok(Self { page, terms, order })
     }

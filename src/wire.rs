@@ -92,6 +92,8 @@ pub fn id(value: &str) -> Result<String, String> {
         Err("is required".to_owned())
     } else if value.len() <= 30 && value.chars().all(fits) {
         Ok(value.to_owned())
+    } else if uuid::Uuid::try_parse(value).is_ok() {
+        Err("is a uid, not an id: LookupTenant finds a tenant by its uid".to_owned())
     } else {
         Err("is not 1 to 30 characters of a-z, 0-9 and \"-\"".to_owned())
     }

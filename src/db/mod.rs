@@ -11,7 +11,13 @@ pub mod migrate;
 
 pub use connect::connect;
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use diesel::sql_types;
 use diesel_async::{
@@ -110,6 +116,10 @@ pub enum Role {
     Operator,
     /// Removes what is left of deleted tenants.
     Purger,
+    /// Reads what happened, for whoever follows it.
+    Feed,
+    /// Finds what ends soon, and tells of it.
+    Expiry,
 }
 
 impl Role {
@@ -120,6 +130,8 @@ impl Role {
             Self::Worker => "set local role tenantry_worker",
             Self::Operator => "set local role tenantry_operator",
             Self::Purger => "set local role tenantry_purger",
+            Self::Feed => "set local role tenantry_feed",
+            Self::Expiry => "set local role tenantry_expiry",
         }
     }
 }
@@ -128,8 +140,10 @@ impl Role {
 #[derive(Clone)]
 pub struct Database {
     pool: Pool<AsyncPgConnection>,
+    url: SecretString,
     encrypted: bool,
     statement_timeout: Duration,
+    begun: Arc<AtomicU64>,
 }
 
 impl Database {
@@ -161,7 +175,22 @@ impl Database {
             .build()
             .map_err(Error::internal)?;
         let encrypted = connect::is_encrypted(url.expose_secret());
-        Ok(Self { pool, encrypted, statement_timeout })
+        let (url, begun) = (url.clone(), Arc::default());
+        Ok(Self { pool, url, encrypted, statement_timeout, begun })
+    }
+
+    /// How many transactions were begun through this pool.
+    pub fn transactions(&self) -> u64 {
+        AtomicU64::load(&self.begun, Ordering::Relaxed)
+    }
+
+    /// The same database through a pool of its own.
+    ///
+    /// # Errors
+    ///
+    /// As [`Database::new`].
+    pub fn apart(&self, size: usize) -> Result<Self> {
+        Self::new(&self.url, size, self.statement_timeout)
     }
 
     /// Begins a transaction of the service within `scope`.
@@ -259,6 +288,7 @@ impl Database {
         let mut transaction = Transaction { connection: Some(connection), encrypted, ended: false };
         let begin = format!("begin; {}", role.take_on_sql());
         AnsiTransactionManager::begin_transaction_sql(transaction.conn(), &begin).await?;
+        self.begun.fetch_add(1, Ordering::Relaxed);
         Ok(transaction)
     }
 

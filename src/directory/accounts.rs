@@ -233,10 +233,16 @@ pub(super) async fn delete(
 ) -> Result<()> {
     let account = hold(change, account_id).await?;
     check_etag(sent_etag, account.version, Kind::Account, account_id)?;
-    diesel::delete(accounts::table.find(account_id))
-        .execute(change.conn())
-        .await
-        .map_err(|error| still_in_use(error, Kind::Account, account_id, "tenants or keys"))?;
+    diesel::delete(accounts::table.find(account_id)).execute(change.conn()).await.map_err(
+        |error| {
+            still_in_use(
+                error,
+                Kind::Account,
+                account_id,
+                "tenants, keys, resellers, products or templates",
+            )
+        },
+    )?;
     tell(change, "account.deleted", Some(&account), None).await
 }
 

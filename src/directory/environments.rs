@@ -190,10 +190,9 @@ pub(super) async fn delete(
 ) -> Result<()> {
     let environment = hold(change, environment_id).await?;
     check_etag(sent_etag, environment.version, Kind::Environment, environment_id)?;
-    diesel::delete(environments::table.find(environment_id))
-        .execute(change.conn())
-        .await
-        .map_err(|error| still_in_use(error, Kind::Environment, environment_id, "keys"))?;
+    diesel::delete(environments::table.find(environment_id)).execute(change.conn()).await.map_err(
+        |error| still_in_use(error, Kind::Environment, environment_id, "keys or configurations"),
+    )?;
     tell(change, "environment.deleted", Some(&environment), None).await
 }
 

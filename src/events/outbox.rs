@@ -1,4 +1,4 @@
-//! What happened, written in the transaction in which it happened: the audit log and, later, the feed.
+//! What happened, written in the transaction in which it happened.
 
 use chrono::{DateTime, Utc};
 use diesel::prelude::*;
@@ -6,7 +6,11 @@ use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use serde_json::Value;
 use uuid::Uuid;
 
-use crate::{error::Result, schema::events};
+use super::kinds::KINDS;
+use crate::{
+    error::{Error, Result},
+    schema::{events, tenant_tombstones, tenants},
+};
 
 /// One thing that happened.
 #[derive(Debug)]
@@ -34,6 +38,8 @@ pub struct Origin<'a> {
     pub method: &'a str,
     /// Who did it: a key, or `system`.
     pub actor: &'a str,
+    /// For whom, where it was not for itself.
+    pub on_behalf_of: Option<&'a str>,
     /// What ties it to its cause.
     pub correlation_id: &'a str,
 }
@@ -50,7 +56,30 @@ pub async fn append(
     now: DateTime<Utc>,
     event: Event<'_>,
 ) -> Result<()> {
-    let Event { kind, account_id, tenant, resource_type, resource_id, before, after } = event;
+    append_below(conn, id, origin, now, event, &[]).await
+}
+
+/// As [`append`], for what also concerns tenants that are not above the tenant any more.
+///
+/// # Errors
+///
+/// As [`append`].
+pub async fn append_below(
+    conn: &mut AsyncPgConnection,
+    id: Uuid,
+    origin: Origin<'_>,
+    now: DateTime<Utc>,
+    event: Event<'_>,
+    before: &[Option<Uuid>],
+) -> Result<()> {
+    let Event { kind, account_id, tenant, resource_type, resource_id, before: was, after } = event;
+    if !KINDS.contains(&kind) {
+        return Err(Error::internal(format!("no type of events is {kind}")));
+    }
+    let ancestors = match tenant {
+        None => None,
+        Some((uid, _)) => Some(merge(ancestors_of(conn, uid).await?, before)),
+    };
     diesel::insert_into(events::table)
         .values((
             events::event_id.eq(id),
@@ -59,15 +88,37 @@ pub async fn append(
             events::account_id.eq(account_id),
             events::tenant_uid.eq(tenant.map(|(uid, _)| uid)),
             events::tenant_id.eq(tenant.map(|(_, id)| id)),
+            events::ancestors.eq(ancestors),
             events::resource_type.eq(resource_type),
             events::resource_id.eq(resource_id),
             events::actor.eq(origin.actor),
+            events::on_behalf_of.eq(origin.on_behalf_of),
             events::correlation_id.eq(origin.correlation_id),
-            events::before.eq(before),
+            events::before.eq(was),
             events::after.eq(after),
             events::event_time.eq(now),
         ))
         .execute(conn)
         .await?;
     Ok(())
+}
+
+/// The tenants above a tenant, which may be one of which nothing is left but that.
+async fn ancestors_of(conn: &mut AsyncPgConnection, uid: Uuid) -> Result<Vec<Option<Uuid>>> {
+    let there = tenants::table.find(uid).select(tenants::ancestors);
+    let found = there.get_result(conn).await.optional()?;
+    if let Some(ancestors) = found {
+        return Ok(ancestors);
+    }
+    let left = tenant_tombstones::table.find(uid).select(tenant_tombstones::ancestors);
+    Ok(left.get_result(conn).await.optional()?.unwrap_or_default())
+}
+
+fn merge(mut ancestors: Vec<Option<Uuid>>, before: &[Option<Uuid>]) -> Vec<Option<Uuid>> {
+    for uid in before {
+        if !ancestors.contains(uid) {
+            ancestors.push(*uid);
+        }
+    }
+    ancestors
 }

@@ -96,7 +96,8 @@ impl NewOAuthClient {
         let client_type = match pb.r#type {
             Some(1) => Ok(1),
             Some(2) => Ok(2),
-            _ => Err("is required: 1 or 2".to_owned()),
+            None => Err("is required: 1 or 2".to_owned()),
+            Some(other) => Err(format!("is {other}, not 1 or 2")),
         };
         let client_type = fields.take("oauth_client.type", client_type);
         let login_mode = fields.take("oauth_client.login_mode", read_mode(pb.login_mode));

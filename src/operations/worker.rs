@@ -157,7 +157,7 @@ impl Worker {
             tenant: operation.tenant_of_call.as_deref().filter(|_| operation.names_tenant),
             correlation_id: &operation.correlation_id,
         };
-        let call = self.identifier.admit_again(earlier, Instant::now() + PATIENCE).await?;
+        let call = self.identifier.admit_again(earlier, None, Instant::now() + PATIENCE).await?;
         let (key, request) = self.open(operation).ok_or_else(|| {
             Error::internal(
                 "the operation cannot be decrypted: it was made under another master key",
@@ -209,6 +209,7 @@ impl Worker {
             let origin = Origin {
                 method: METHOD.trim_start_matches('/'),
                 actor: &actor,
+                on_behalf_of: None,
                 correlation_id: &operation.correlation_id,
             };
             outbox::append(transaction.conn(), shared.clock.uuid(), origin, now, told).await?;

@@ -1,8 +1,9 @@
 //! Who calls, for whom, and whether the method is permitted.
 //!
 //! Checks in this order, and the first failure answers: the form of the metadata, the key, the
-//! metadata that is demanded and against the key, the state of the key's tenant, the permission, and only then what the
-//! metadata names: whoever may not call the method does not learn what exists.
+//! metadata that is demanded and against the key, the IP allow-list, the state of the key's tenant and
+//! the locks on it, the permission, and only then what the metadata names: whoever may not call the
+//! method does not learn what exists.
 
 use std::sync::Arc;
 
@@ -148,7 +149,7 @@ impl Identifier {
         allowlist: &Enforced,
         standing: Option<&Standing>,
     ) -> Result<()> {
-        self.demand_metadata(method, account, tenant)?;
+        self.demand_metadata(method, &call.caller, account, tenant)?;
         compare(&call.caller, account, tenant)?;
         if !allowlist.admits(call.client.ip) {
             return Err(Error::IpNotAllowed(call.client.ip));
@@ -173,13 +174,18 @@ impl Identifier {
     /// Admits a call once more that went on after its answer, as its key is now: with the rights that it
     /// has, if it still has any.
     ///
-    /// From where it came was checked when it came. Nothing can be sealed for the caller, whose secret
+    /// From where it comes is checked where that is still so. Nothing can be sealed for the caller, whose secret
     /// is not known any more.
     ///
     /// # Errors
     ///
     /// What the call would be refused with now.
-    pub async fn admit_again(&self, earlier: Earlier<'_>, deadline: Instant) -> Result<Call> {
+    pub async fn admit_again(
+        &self,
+        earlier: Earlier<'_>,
+        client: Option<Client>,
+        deadline: Instant,
+    ) -> Result<Call> {
         let Earlier { method, key_id, account, tenant, correlation_id } = earlier;
         let key_ref = KeyRef::from_public_id(key_id, &self.master);
         let found = self.resolve_key(key_ref, deadline).await?;
@@ -189,13 +195,16 @@ impl Identifier {
             correlation_id: correlation_id.to_owned(),
             deadline,
             method: method.name(),
-            client: Client::default(),
+            client: client.unwrap_or_default(),
             account: caller.account.clone(),
             tenant: caller.tenant.clone(),
             scope: caller.own_scope(),
             caller,
         };
         compare(&call.caller, account, tenant)?;
+        if client.is_some_and(|client| !found.allowlist.admits(client.ip)) {
+            return Err(Error::IpNotAllowed(call.client.ip));
+        }
         self.check_right(&mut call, method, standing.as_ref())?;
         self.resolve(&mut call, method, account, tenant).await?;
         Ok(call)
@@ -213,19 +222,27 @@ impl Identifier {
             .ok_or(Error::Unauthenticated)
     }
 
+    /// Checks that what the call acts on is named, where the operator wants it so (4-01). A call that may
+    /// act on an account means a tenant only if its key has one.
     fn demand_metadata(
         &self,
         method: &Method,
+        caller: &Caller,
         account: Option<&str>,
         tenant: Option<&str>,
     ) -> Result<()> {
-        if !self.strict_metadata || !method.acts_on_tenant {
+        if !self.strict_metadata {
             return Ok(());
         }
-        let missing = [("x-account-id", account), ("x-tenant-id", tenant)]
+        let either = method.acts_on_tenant_or_account;
+        let demanded = [
+            ("x-account-id", account, method.acts_on_tenant || either),
+            ("x-tenant-id", tenant, method.acts_on_tenant || (either && caller.tenant.is_some())),
+        ];
+        let missing = demanded
             .into_iter()
-            .filter(|(_, value)| value.is_none())
-            .map(|(key, _)| Violation::of(ErrorReason::InvalidMetadata, key, "is required"))
+            .filter(|(_, value, is_demanded)| *is_demanded && value.is_none())
+            .map(|(key, ..)| Violation::of(ErrorReason::InvalidMetadata, key, "is required"))
             .collect::<Vec<_>>();
         if missing.is_empty() { Ok(()) } else { Err(Error::Invalid(missing)) }
     }
@@ -354,7 +371,9 @@ fn check_standing(
     }
     let only_reads = match &method.right {
         Right::AnyValidKey => true,
-        Right::Permission(permission) => permission.ends_with(":VIEW"),
+        Right::Permission(permission) | Right::EitherPermission(permission, _) => {
+            permission.ends_with(":VIEW")
+        }
     };
     match standing.lock(now) {
         None => Ok(()),
@@ -396,14 +415,14 @@ fn compare(caller: &Caller, account: Option<&str>, tenant: Option<&str>) -> Resu
 
 /// Checks the permission; answers how far the roles that grant it reach.
 fn permit(method: &Method, caller: &Caller) -> Result<Scope> {
-    let granting = |role: &&&'static Role| match &method.right {
-        Right::AnyValidKey => true,
-        Right::Permission(permission) => role.grants(permission),
-    };
-    let roles = caller.roles.iter().filter(granting).collect::<Vec<_>>();
-    if let (Right::Permission(permission), []) = (&method.right, &roles[..]) {
+    let permissions = method.right.permissions();
+    // The first that the key has says how far it reaches: the second shows less, not more tenants.
+    let held = permissions.iter().find(|permission| caller.may(permission));
+    if let (Some(permission), None) = (permissions.first(), held) {
         return Err(Error::permission_missing(permission));
     }
+    let granting = |role: &&&'static Role| held.is_none_or(|permission| role.grants(permission));
+    let roles = caller.roles.iter().filter(granting).collect::<Vec<_>>();
     let only_as_reseller = !roles.is_empty() && roles.iter().all(|role| role.id == RESELLER);
     Ok(match (caller.scope, &caller.account, &caller.tenant) {
         (KeyScope::System, ..) => Scope::System,

@@ -116,14 +116,28 @@ impl Change<'_> {
     ///
     /// What the database reports.
     pub async fn record(&mut self, event: outbox::Event<'_>) -> Result<()> {
+        self.record_below(event, &[]).await
+    }
+
+    /// As [`Change::record`], of what also concerns tenants that are not above the tenant any more.
+    ///
+    /// # Errors
+    ///
+    /// What the database reports.
+    pub async fn record_below(
+        &mut self,
+        event: outbox::Event<'_>,
+        before: &[Option<Uuid>],
+    ) -> Result<()> {
         let id = self.uuid();
         let actor = self.call.actor();
         let origin = outbox::Origin {
             method: self.call.method,
             actor: &actor,
+            on_behalf_of: None,
             correlation_id: &self.call.correlation_id,
         };
-        outbox::append(self.transaction.conn(), id, origin, self.now, event).await
+        outbox::append_below(self.transaction.conn(), id, origin, self.now, event, before).await
     }
 }
 

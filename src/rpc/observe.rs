@@ -35,6 +35,9 @@ use crate::{
 /// How long a call may take whose caller gave no deadline.
 const DEADLINE_DEFAULT: Duration = Duration::from_secs(30);
 
+/// How long a stream may go on whose caller gave no deadline: for as long as the caller listens.
+const STREAM_DEADLINE_DEFAULT: Duration = Duration::from_hours(10 * 365 * 24);
+
 /// How far ahead a deadline counts; a later one is cut to this.
 const DEADLINE_MAX: Duration = Duration::from_hours(1);
 
@@ -87,8 +90,8 @@ pub async fn observe(
     let client = Client::of(peer, request.headers(), &observer.trusted_proxies);
 
     let (correlation_id, form) = match correlation_id(request.headers()) {
-        Ok(Some(given)) => (given, check_form(request.headers())),
-        Ok(None) => (observer.clock.uuid().to_string(), check_form(request.headers())),
+        Ok(Some(given)) => (given, check_form(&path, request.headers())),
+        Ok(None) => (observer.clock.uuid().to_string(), check_form(&path, request.headers())),
         Err(violation) => (observer.clock.uuid().to_string(), Err(violation)),
     };
     let span = span_of(observer.sampling, &path, &correlation_id, request.headers());
@@ -284,7 +287,7 @@ fn correlation_id(headers: &HeaderMap) -> Result<Option<String>, Violation> {
 }
 
 /// Checks the metadata as such; answers how long the call may take.
-fn check_form(headers: &HeaderMap) -> Result<Duration, Violation> {
+fn check_form(path: &str, headers: &HeaderMap) -> Result<Duration, Violation> {
     if let Some(key) = READ_ONCE.iter().find(|key| headers.get_all(**key).iter().count() > 1) {
         return Err(Violation::of(
             ErrorReason::InvalidMetadata,
@@ -293,7 +296,8 @@ fn check_form(headers: &HeaderMap) -> Result<Duration, Violation> {
         ));
     }
     let Some(timeout) = headers.get("grpc-timeout") else {
-        return Ok(DEADLINE_DEFAULT);
+        let streams = Method::find(path).is_some_and(|method| method.streams);
+        return Ok(if streams { STREAM_DEADLINE_DEFAULT } else { DEADLINE_DEFAULT });
     };
     timeout.to_str().ok().and_then(read_timeout).map(|left| left.min(DEADLINE_MAX)).ok_or_else(
         || {
@@ -342,11 +346,11 @@ mod tests {
         for key in READ_ONCE {
             let mut headers = HeaderMap::new();
             headers.append(*key, HeaderValue::from_static("1S"));
-            assert!(check_form(&headers).is_ok(), "{key}");
+            assert!(check_form("", &headers).is_ok(), "{key}");
 
             headers.append(*key, HeaderValue::from_static("1S"));
 
-            assert_eq!(check_form(&headers).unwrap_err().field, *key);
+            assert_eq!(check_form("", &headers).unwrap_err().field, *key);
         }
     }
 

@@ -44,6 +44,7 @@ static METHODS: LazyLock<HashMap<String, Method>> = LazyLock::new(|| {
 
 /// A method and what it asks of its caller.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is an option of its own in the proto")]
 pub struct Method {
     /// As in the request: `/tenantry.v1.TenantService/GetTenant`.
     pub path: String,
@@ -51,8 +52,12 @@ pub struct Method {
     pub right: Right,
     /// Whether it acts on one tenant; see the setting `strict_metadata`.
     pub acts_on_tenant: bool,
+    /// Whether it acts on a tenant or, without one, on an account; see the same setting.
+    pub acts_on_tenant_or_account: bool,
     /// Whether it acts on what is left of a purged tenant too.
     pub acts_on_purged_tenant: bool,
+    /// Whether its answer goes on for as long as the caller listens.
+    pub streams: bool,
 }
 
 /// The right that a method asks for.
@@ -60,8 +65,21 @@ pub struct Method {
 pub enum Right {
     /// A role that grants this permission.
     Permission(String),
+    /// A role that grants the first or, for less of what the method shows, the second.
+    EitherPermission(String, String),
     /// Any valid key.
     AnyValidKey,
+}
+
+impl Right {
+    /// The permissions that give it, the one for more of what the method shows first; none for any key.
+    pub fn permissions(&self) -> Vec<&str> {
+        match self {
+            Self::Permission(permission) => vec![permission],
+            Self::EitherPermission(more, less) => vec![more, less],
+            Self::AnyValidKey => Vec::new(),
+        }
+    }
 }
 
 impl Method {
@@ -80,7 +98,14 @@ impl Method {
         let path = format!("/{}/{}", method.parent_service().full_name(), method.name());
         if let Some((_, permission)) = FOREIGN.iter().find(|(foreign, _)| *foreign == path) {
             let right = Right::Permission((*permission).to_owned());
-            return Some(Self { path, right, acts_on_tenant: false, acts_on_purged_tenant: false });
+            return Some(Self {
+                path,
+                right,
+                acts_on_tenant: false,
+                acts_on_tenant_or_account: false,
+                acts_on_purged_tenant: false,
+                streams: false,
+            });
         }
         let extension = POOL.get_extension_by_name("tenantry.v1.access")?;
         let options = method.options();
@@ -89,13 +114,29 @@ impl Method {
         }
         let access = options.get_extension(&extension);
         let access: pb::Access = access.as_message()?.transcode_to().ok()?;
-        let right = match (access.permission.as_str(), access.any_valid_key) {
-            ("", true) => Right::AnyValidKey,
-            ("", false) | (_, true) => return None,
-            (permission, false) => Right::Permission(permission.to_owned()),
+        let pb::Access {
+            permission,
+            any_valid_key,
+            acts_on_tenant,
+            acts_on_tenant_or_account,
+            acts_on_purged_tenant,
+            or_permission,
+        } = access;
+        let right = match (permission.is_empty(), or_permission.is_empty(), any_valid_key) {
+            (true, true, true) => Right::AnyValidKey,
+            (false, true, false) => Right::Permission(permission),
+            (false, false, false) => Right::EitherPermission(permission, or_permission),
+            _ => return None,
         };
-        let pb::Access { acts_on_tenant, acts_on_purged_tenant, .. } = access;
-        Some(Self { path, right, acts_on_tenant, acts_on_purged_tenant })
+        let streams = method.is_server_streaming();
+        Some(Self {
+            path,
+            right,
+            acts_on_tenant,
+            acts_on_tenant_or_account,
+            acts_on_purged_tenant,
+            streams,
+        })
     }
 }
 
@@ -141,8 +182,8 @@ mod tests {
                 let found =
                     Method::find(&path).unwrap_or_else(|| panic!("{path} declares no right"));
 
-                if let Right::Permission(permission) = &found.right {
-                    assert!(PERMISSIONS.contains(&permission.as_str()), "{path}: {permission}");
+                for permission in found.right.permissions() {
+                    assert!(PERMISSIONS.contains(&permission), "{path}: {permission}");
                 }
             }
         }

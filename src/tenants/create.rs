@@ -1,6 +1,6 @@
 //! How a tenant comes to be, in one transaction with all that comes with it.
 
-use std::{borrow::Cow, collections::BTreeMap};
+use std::borrow::Cow;
 
 use chrono::{DateTime, Utc};
 
@@ -10,7 +10,7 @@ use super::{
     placement,
     service::{refuse_to_protect, tell},
     store::{self, Claim},
-    wire::{NewTenant, TENANT_DATA, with_defaults},
+    wire::{NewTenant, with_defaults},
 };
 use crate::{
     config::Settings,
@@ -110,17 +110,17 @@ pub(crate) async fn create(
     tenant.set_contract(contract_mode, now);
     bring_domain(settings, change, new.default_domain.as_deref(), new.auto_create_domain).await?;
     bring_reseller(settings, change, &tenant).await?;
-    let mut external_ids = new.external_ids.clone();
-    complete_data(settings, new.reseller_id.is_some(), &mut external_ids);
     store::insert(change.conn(), &tenant).await?;
     claim_names(change, new, &mut tenant).await?;
-    store::replace_external_ids(change.conn(), tenant.uid, &external_ids).await?;
+    let mut record = store::complete_one(change.conn(), now, tenant).await?;
+    record.external_ids.clone_from(&new.external_ids);
+    let record = record.with_data(settings.auto_create.tenant_data);
+    store::replace_external_ids(change.conn(), record.tenant.uid, &record.external_ids).await?;
 
-    let record = store::complete_one(change.conn(), now, tenant).await?;
     tell(change, "tenant.created", None, &record).await?;
     placement::tell(change, None, &record.tenant).await?;
     let made = new.companions.create(change, &shared.master, &record.tenant).await?;
-    Ok(pb::CreateTenantResponse { tenant: Some(record.seen_by(call)), ..made })
+    Ok(pb::CreateTenantResponse { tenant: Some(record.seen_by(call, settings)), ..made })
 }
 
 /// Checks of a request what can be told without the database.
@@ -207,20 +207,6 @@ pub(super) async fn bring_reseller(
         }
         Some(reseller) => {
             directory::resellers::require(change.conn(), &tenant.account_id, reseller).await
-        }
-    }
-}
-
-/// Adds what is missing of the data of the telephony platform, where it is kept of a tenant: of all if
-/// the operator has it so, else of those that are given a reseller (2-17).
-pub(super) fn complete_data(
-    settings: &Settings,
-    is_given_reseller: bool,
-    external_ids: &mut BTreeMap<String, String>,
-) {
-    if settings.auto_create.tenant_data || is_given_reseller {
-        for key in TENANT_DATA {
-            external_ids.entry(key.to_owned()).or_default();
         }
     }
 }

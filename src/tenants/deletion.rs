@@ -13,6 +13,7 @@ use super::{
 };
 use crate::{
     app_data,
+    config::Settings,
     db::Role,
     error::{Error, Kind, Result},
     events::outbox::Event,
@@ -30,7 +31,7 @@ pub(super) async fn delete(
     change: &mut Change<'_>,
     id: &str,
     request: &pb::DeleteTenantRequest,
-    retention: Duration,
+    settings: &Settings,
 ) -> Result<pb::DeleteTenantResponse> {
     let expunge = request.expunge;
     let scope = &change.call.scope;
@@ -39,7 +40,7 @@ pub(super) async fn delete(
     check_may_go(change, &tenant).await?;
     let now = change.now;
     let before = store::complete_one(change.conn(), now, tenant).await?;
-    let after = before.with(deleted(change, &before.tenant, expunge, retention)?);
+    let after = before.with(deleted(change, &before.tenant, expunge, settings.deletion.retention)?);
     check_nothing_below(change, &after.tenant, expunge).await?;
 
     let owner = TenantOfCall {
@@ -63,7 +64,7 @@ pub(super) async fn delete(
         tell(change, "tenant.deleted", Some(&before), &after).await?;
     }
     Ok(pb::DeleteTenantResponse {
-        tenant: Some(after.seen_by(change.call)),
+        tenant: Some(after.seen_by(change.call, settings)),
         deleted_group_ids,
         deleted_app_data,
     })

@@ -213,12 +213,17 @@ pub(super) async fn unlock(change: &mut Change<'_>, id: &str, etag: &str) -> Res
     keep(change, "tenant.unlocked", &before, tenant).await
 }
 
-/// Makes a tenant a service provider.
+/// Makes a tenant a service provider, of what is below it already too.
 pub(super) async fn promote(change: &mut Change<'_>, id: &str, etag: &str) -> Result<TenantRecord> {
     let before = hold_from_above(change, id, etag, "TENANTS:EDIT").await?;
     placement::check_edits(change.call)?;
     let mut tenant = before.tenant.clone();
     tenant.promote(change.now)?;
+    for child in store::children(change.conn(), tenant.uid).await? {
+        check_line(&tenant, &child, "tenant_id")?;
+        tenant.check_contract_of(child.contract_mode)?;
+    }
+    entitlements::check_provider(change, &tenant).await?;
     keep(change, "tenant.promoted", &before, tenant).await
 }
 
@@ -274,7 +279,7 @@ pub(super) async fn move_below(
     tenant.ancestors = parent.as_ref().map(Tenant::path).unwrap_or_default();
     tenant.touch(now);
     // What it holds it now takes from the new provider (3-08).
-    entitlements::check_again(change, &tenant).await?;
+    entitlements::check_again(change, &tenant, "parent_tenant_id").await?;
     store::update(change.conn(), &tenant).await?;
     store::move_below(change.conn(), &before.tenant, &tenant).await?;
     let levels_before = before.tenant.ancestors.len();
@@ -323,14 +328,23 @@ fn check_move(
     if parent.path().len() + 1 + levels > DEPTH_MAX {
         return invalid(format!("the tree of tenants would have more than {DEPTH_MAX} levels"));
     }
-    if parent.is_provider() && parent.service_line != tenant.service_line {
-        return invalid(format!(
-            "names a SERVICE_PROVIDER for {}, and the tenant is for {}",
-            parent.service_line.as_str(),
-            tenant.service_line.as_str()
-        ));
-    }
+    check_line(parent, tenant, "parent_tenant_id")?;
     parent.check_contract_of(tenant.contract_mode)
+}
+
+/// Checks that a service provider and a tenant directly below it are for the same (3-15).
+pub(super) fn check_line(parent: &Tenant, tenant: &Tenant, field: &str) -> Result<()> {
+    if !parent.is_provider() || parent.service_line == tenant.service_line {
+        return Ok(());
+    }
+    let why = format!(
+        "the SERVICE_PROVIDER \"{}\" is for {}, and \"{}\", directly below it, is for {}",
+        parent.tenant_id,
+        parent.service_line.as_str(),
+        tenant.tenant_id,
+        tenant.service_line.as_str()
+    );
+    Err(Error::invalid(field, why))
 }
 
 /// The contract of a new tenant below a parent (3-14): a provider on trial has tenants on trial only.

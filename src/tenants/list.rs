@@ -20,17 +20,17 @@ use super::{
 use crate::{
     config::Settings,
     db::Scope,
-    error::{Error, Result},
+    error::{Error, Result, Violation},
     filter::{self, Field, FieldKind, Order, Term, Test, TextTest},
     page::{Asked, Page, Place},
-    pb,
+    pb::{self, ErrorReason},
     rpc::Call,
     schema::{backends, tenant_directory, tenant_external_ids, tenants},
     seek,
 };
 
-const fn choice(prefix: &'static str, words: &'static [&'static str]) -> FieldKind {
-    FieldKind::Choice { prefix, words }
+const fn word(prefix: &'static str, words: &'static [&'static str]) -> FieldKind {
+    FieldKind::Word { prefix, words }
 }
 
 const FIELDS: &[Field] = &[
@@ -57,14 +57,11 @@ const FIELDS: &[Field] = &[
     // UNKNOWN is asked for by callers of an older product; no tenant here has it (3-07).
     Field {
         name: "contract_mode",
-        kind: choice("CONTRACT_MODE_", &["PRODUCTION", "TRIAL", "UNKNOWN"]),
+        kind: word("CONTRACT_MODE_", &["PRODUCTION", "TRIAL", "UNKNOWN"]),
     },
-    Field { name: "state", kind: choice("TENANT_STATE_", TenantState::TEXTS) },
-    Field { name: "type", kind: choice("TENANT_TYPE_", TenantType::TEXTS) },
-    Field {
-        name: "organization_kind",
-        kind: choice("ORGANIZATION_KIND_", OrganizationKind::TEXTS),
-    },
+    Field { name: "state", kind: word("TENANT_STATE_", TenantState::TEXTS) },
+    Field { name: "type", kind: word("TENANT_TYPE_", TenantType::TEXTS) },
+    Field { name: "organization_kind", kind: word("ORGANIZATION_KIND_", OrganizationKind::TEXTS) },
     Field { name: "create_time", kind: FieldKind::Time },
 ];
 
@@ -88,6 +85,8 @@ pub struct TenantQuery {
     order: Order,
     show_deleted: bool,
     tells_backend: bool,
+    /// Whether the telephony platform has data of all tenants (2-17).
+    data_of_all: bool,
 }
 
 impl TenantQuery {
@@ -111,10 +110,20 @@ impl TenantQuery {
         // Where tenants are placed is for those who place them, in a search of the whole system (2-28).
         let places = call.scope == Scope::System && call.caller.may(PLACE);
         if !places && terms.iter().any(|term| term.field.starts_with("backend_")) {
+            if call.caller.may(PLACE) {
+                let why = "says where tenants are placed, which is for searches of the whole system: \
+                           leave out x-account-id";
+                return Err(Error::Invalid(vec![Violation::of(
+                    ErrorReason::InvalidFilter,
+                    "filter",
+                    why,
+                )]));
+            }
             return Err(Error::ParameterForbidden { field: "filter", permission: PLACE });
         }
         let tells_backend = places && settings.list.return_backend;
-        Ok(Self { page, terms, order, show_deleted: *show_deleted, tells_backend })
+        let data_of_all = settings.auto_create.tenant_data;
+        Ok(Self { page, terms, order, show_deleted: *show_deleted, tells_backend, data_of_all })
     }
 
     /// Reads the page; answers its tenants and the token of the next one.
@@ -198,7 +207,7 @@ impl TenantQuery {
         let places = found.iter().map(|tenant| self.place(tenant, now)).collect::<Vec<_>>();
         let told = complete(conn, now, found).await?.into_iter().map(|record| {
             let backend = record.tenant.backend_id.clone().filter(|_| self.tells_backend);
-            pb::Tenant { backend_id: backend, ..record.into() }
+            pb::Tenant { backend_id: backend, ..record.with_data(self.data_of_all).into() }
         });
         let mut told = told.zip(places).collect::<Vec<_>>();
         let bytes = |(tenant, _): &(pb::Tenant, Place)| tenant.encoded_len();

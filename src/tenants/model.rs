@@ -7,6 +7,7 @@ use uuid::Uuid;
 
 use super::placement::PLACE;
 use crate::{
+    config::Settings,
     error::{Error, Kind, Result},
     pb::{self, ErrorReason},
     rpc::Call,
@@ -297,6 +298,9 @@ pub struct History {
     pub deleted_by: Option<String>,
 }
 
+/// The external ids of the telephony platform: its data of a tenant, all or nothing (2-17).
+pub const TENANT_DATA: [&str; 4] = ["1", "2", "3", "4"];
+
 /// A tenant and what of it lies in other tables: what one answer needs.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TenantRecord {
@@ -314,9 +318,37 @@ pub struct TenantRecord {
 
 impl TenantRecord {
     /// What a caller sees of it: where it is placed concerns only those who place tenants (2-28).
-    pub fn seen_by(self, call: &Call) -> pb::Tenant {
+    pub fn seen_by(self, call: &Call, settings: &Settings) -> pb::Tenant {
         let backend = self.tenant.backend_id.clone().filter(|_| call.caller.may(PLACE));
-        pb::Tenant { backend_id: backend, ..self.into() }
+        pb::Tenant {
+            backend_id: backend,
+            ..self.with_data(settings.auto_create.tenant_data).into()
+        }
+    }
+
+    /// Whether the telephony platform has data of it: of all tenants if the operator has it so, else of
+    /// those with a reseller and of those that had it once (2-17).
+    pub fn has_data(&self, of_all: bool) -> bool {
+        of_all
+            || self.tenant.reseller_id.is_some()
+            || TENANT_DATA.iter().all(|key| self.external_ids.contains_key(*key))
+    }
+
+    /// Adds, empty, what is missing of the data of the telephony platform.
+    pub fn add_data(&mut self) {
+        for key in TENANT_DATA {
+            self.external_ids.entry(key.to_owned()).or_default();
+        }
+    }
+
+    /// The same with the data of the telephony platform, where that has any: a tenant may be stored
+    /// without, from before the operator had it of all.
+    #[must_use]
+    pub fn with_data(mut self, of_all: bool) -> Self {
+        if self.has_data(of_all) {
+            self.add_data();
+        }
+        self
     }
 
     /// The same with another row.

@@ -101,7 +101,7 @@ pub(super) fn no_backend(id: &str) -> Error {
         id: id.to_owned(),
         message: format!(
             "the backend \"{id}\" is not there, or not for this key to place tenants on or take them \
-             from: WhoAmI shows its backend_ids"
+             from: ListBackends shows those there are, WhoAmI the backend_ids of a key that has some"
         ),
     }
 }

@@ -54,9 +54,11 @@ pub(super) async fn few(
     terms: &[Term],
 ) -> Result<Option<Vec<Uuid>>> {
     let (mut fields, mut keys, mut patterns) = (Vec::new(), Vec::new(), Vec::new());
-    let of_provider = matches!(scope, Scope::Provider(_));
     for term in terms {
-        if let Some(pattern) = pattern(term, of_provider) {
+        if is_look_up(term) {
+            return Ok(None);
+        }
+        if let Some(pattern) = pattern(term) {
             fields.push(term.field);
             keys.push(&*term.key);
             patterns.push(pattern);
@@ -79,19 +81,24 @@ pub(super) async fn few(
     Ok(found)
 }
 
-/// What the text that a term wants is like, where the index of texts tells best. Below a provider that is
-/// all texts, since what is known of one tenant is not looked up before its list is read in its order.
-fn pattern(term: &Term, of_provider: bool) -> Option<String> {
+/// Whether Postgres by itself asks an index for the few tenants that can fit a term.
+fn is_look_up(term: &Term) -> bool {
+    let equals = matches!(&term.test, Test::Text(TextTest::Equals(value)) if !value.is_empty());
+    equals
+        && !term.negated
+        && matches!(term.field, "tenant_id" | "code" | "hostname" | "external_ids")
+}
+
+/// What the text that a term wants is like, where the index of texts can tell.
+fn pattern(term: &Term) -> Option<String> {
     let Test::Text(test) = &term.test else { return None };
     if term.negated || !FIELDS.contains(&term.field) {
         return None;
     }
     let pattern = match test {
-        // Of the others, Postgres asks an index by itself whether they are equal.
-        TextTest::Equals(value) if of_provider || matches!(term.field, "name" | "tag") => {
+        TextTest::Equals(value) => {
             value.replace('\\', r"\\").replace('%', r"\%").replace('_', r"\_")
         }
-        TextTest::Equals(_) => return None,
         TextTest::Like(pattern) | TextTest::LikeAnyCase(pattern) => pattern.clone(),
     };
     has_trigram(&pattern).then_some(pattern)
@@ -112,7 +119,7 @@ mod tests {
 
     #[test]
     fn the_index_is_asked_only_where_it_can_tell() {
-        let asked = |test| pattern(&term(test), false);
+        let asked = |test| pattern(&term(test));
 
         assert_eq!(asked(TextTest::Equals(r"10%_\abc".into())).unwrap(), r"10\%\_\\abc");
         assert_eq!(asked(TextTest::Like("%abc".into())).unwrap(), "%abc");
@@ -125,15 +132,18 @@ mod tests {
     fn what_is_negated_or_has_no_such_index_is_not_asked() {
         let wanted = term(TextTest::Equals("abc".into()));
 
-        assert_eq!(pattern(&Term { negated: true, ..wanted.clone() }, true), None);
-        assert_eq!(pattern(&Term { field: "labels", ..wanted }, true), None);
+        assert_eq!(pattern(&Term { negated: true, ..wanted.clone() }), None);
+        assert_eq!(pattern(&Term { field: "labels", ..wanted }), None);
     }
 
     #[test]
-    fn below_a_provider_also_what_could_be_looked_up_is_searched_for() {
-        let code = Term { field: "code", ..term(TextTest::Equals("ABCD".into())) };
+    fn what_postgres_looks_up_by_itself_is_not_searched_for() {
+        let named = |field| Term { field, ..term(TextTest::Equals("abcd".into())) };
 
-        assert_eq!(pattern(&code, false), None);
-        assert_eq!(pattern(&code, true).unwrap(), "ABCD");
+        assert!(is_look_up(&named("code")));
+        assert!(!is_look_up(&named("name")));
+        assert!(!is_look_up(&Term { negated: true, ..named("code") }));
+        assert!(!is_look_up(&Term { field: "code", ..term(TextTest::Like("abcd%".into())) }));
+        assert!(!is_look_up(&Term { field: "code", ..term(TextTest::Equals(String::new())) }));
     }
 }

@@ -62,13 +62,17 @@ impl TenantService for Tenants {
         let (call, request) = Call::of(request)?;
         create::check(&call, &operations::wire::plain(&request)?, self.0.clock.now())?;
 
-        let answer = self
+        let mut answer = self
             .0
             .mutator
             .mutate(&call, &request, async |change: &mut Change<'_>| {
                 Box::pin(operations::schedule(change, &self.0, &request)).await
             })
             .await?;
+        if request.validate_only {
+            // There is none that could be asked for.
+            answer.name.clear();
+        }
         self.0.operations.scheduled.notify_one();
 
         Ok(Response::new(answer))
@@ -108,7 +112,7 @@ impl TenantService for Tenants {
             })
             .await?;
 
-        Ok(Response::new(pb::GetTenantResponse { tenant: Some(record.seen_by(&call)) }))
+        Ok(Response::new(pb::GetTenantResponse { tenant: Some(self.shown(&call, record)) }))
     }
 
     async fn lookup_tenant(
@@ -128,7 +132,7 @@ impl TenantService for Tenants {
             })
             .await?;
 
-        Ok(Response::new(pb::LookupTenantResponse { tenant: Some(record.seen_by(&call)) }))
+        Ok(Response::new(pb::LookupTenantResponse { tenant: Some(self.shown(&call, record)) }))
     }
 
     async fn list_tenants(
@@ -159,7 +163,7 @@ impl TenantService for Tenants {
             .mutator
             .mutate(&call, &request, async |change: &mut Change<'_>| {
                 let record = update::update(&self.0.settings, change, &asked).await?;
-                Ok(pb::UpdateTenantResponse { tenant: Some(record.seen_by(&call)) })
+                Ok(pb::UpdateTenantResponse { tenant: Some(self.shown(&call, record)) })
             })
             .await?;
 
@@ -178,7 +182,7 @@ impl TenantService for Tenants {
             .0
             .mutator
             .mutate(&call, &request, async |change: &mut Change<'_>| {
-                deletion::delete(change, id, &request, self.0.settings.deletion.retention).await
+                deletion::delete(change, id, &request, &self.0.settings).await
             })
             .await?;
 
@@ -196,8 +200,8 @@ impl TenantService for Tenants {
             .0
             .mutator
             .mutate(&call, &request, async |change: &mut Change<'_>| {
-                let tenant = Some(self.undelete(change, id, &request.etag).await?.seen_by(&call));
-                Ok(pb::UndeleteTenantResponse { tenant })
+                let tenant = self.shown(&call, self.undelete(change, id, &request.etag).await?);
+                Ok(pb::UndeleteTenantResponse { tenant: Some(tenant) })
             })
             .await?;
 
@@ -215,8 +219,8 @@ impl TenantService for Tenants {
             .0
             .mutator
             .mutate(&call, &request, async |change: &mut Change<'_>| {
-                let tenant = Some(life::approve(change, id, &request.etag).await?.seen_by(&call));
-                Ok(pb::ApproveTenantResponse { tenant })
+                let tenant = self.shown(&call, life::approve(change, id, &request.etag).await?);
+                Ok(pb::ApproveTenantResponse { tenant: Some(tenant) })
             })
             .await?;
 
@@ -236,8 +240,8 @@ impl TenantService for Tenants {
             .mutator
             .mutate(&call, &request, async |change: &mut Change<'_>| {
                 let tenant =
-                    Some(life::reject(change, id, &request.etag, &reason).await?.seen_by(&call));
-                Ok(pb::RejectTenantResponse { tenant })
+                    self.shown(&call, life::reject(change, id, &request.etag, &reason).await?);
+                Ok(pb::RejectTenantResponse { tenant: Some(tenant) })
             })
             .await?;
 
@@ -256,9 +260,8 @@ impl TenantService for Tenants {
             .0
             .mutator
             .mutate(&call, &request, async |change: &mut Change<'_>| {
-                let tenant =
-                    Some(life::lock(change, id, &request.etag, &lock).await?.seen_by(&call));
-                Ok(pb::LockTenantResponse { tenant })
+                let tenant = self.shown(&call, life::lock(change, id, &request.etag, &lock).await?);
+                Ok(pb::LockTenantResponse { tenant: Some(tenant) })
             })
             .await?;
 
@@ -276,8 +279,8 @@ impl TenantService for Tenants {
             .0
             .mutator
             .mutate(&call, &request, async |change: &mut Change<'_>| {
-                let tenant = Some(life::unlock(change, id, &request.etag).await?.seen_by(&call));
-                Ok(pb::UnlockTenantResponse { tenant })
+                let tenant = self.shown(&call, life::unlock(change, id, &request.etag).await?);
+                Ok(pb::UnlockTenantResponse { tenant: Some(tenant) })
             })
             .await?;
 
@@ -300,8 +303,8 @@ impl TenantService for Tenants {
             .mutator
             .mutate(&call, &request, async |change: &mut Change<'_>| {
                 let tenant =
-                    Some(life::move_below(change, id, &request.etag, parent).await?.seen_by(&call));
-                Ok(pb::MoveTenantResponse { tenant })
+                    self.shown(&call, life::move_below(change, id, &request.etag, parent).await?);
+                Ok(pb::MoveTenantResponse { tenant: Some(tenant) })
             })
             .await?;
 
@@ -319,8 +322,8 @@ impl TenantService for Tenants {
             .0
             .mutator
             .mutate(&call, &request, async |change: &mut Change<'_>| {
-                let tenant = Some(life::promote(change, id, &request.etag).await?.seen_by(&call));
-                Ok(pb::PromoteTenantResponse { tenant })
+                let tenant = self.shown(&call, life::promote(change, id, &request.etag).await?);
+                Ok(pb::PromoteTenantResponse { tenant: Some(tenant) })
             })
             .await?;
 
@@ -671,6 +674,11 @@ fn storable(value: &str) -> bool {
 }
 
 impl Tenants {
+    /// A tenant as the answer to a call shows it.
+    fn shown(&self, call: &Call, record: TenantRecord) -> pb::Tenant {
+        record.seen_by(call, &self.0.settings)
+    }
+
     async fn undelete(
         &self,
         change: &mut Change<'_>,
@@ -695,7 +703,13 @@ impl Tenants {
         tenant.undelete(now)?;
         deletion::check_not_begun(change, &tenant).await?;
         room?;
-        entitlements::check_again(change, &tenant).await?;
+        entitlements::check_again(change, &tenant, "tenant_id").await?;
+        if let Some(uid) = parent
+            && let Some(parent) = store::by_uid(change.conn(), scope, uid).await?
+        {
+            life::check_line(&parent, &tenant, "tenant_id")?;
+            parent.check_contract_of(tenant.contract_mode)?;
+        }
         if parent_state == Some(TenantState::Deleted) {
             return Err(Error::WrongState {
                 reason: ErrorReason::TenantNotActive,
@@ -730,15 +744,16 @@ pub(super) async fn tell(
     after: &TenantRecord,
 ) -> Result<()> {
     let json = |record: &TenantRecord| json_of(&pb::Tenant::from(record.clone()));
-    change
-        .record(Event {
-            kind,
-            account_id: Some(&after.tenant.account_id),
-            tenant: Some((after.tenant.uid, &after.tenant.tenant_id)),
-            resource_type: "tenant",
-            resource_id: &after.tenant.tenant_id,
-            before: before.map(json),
-            after: Some(json(after)),
-        })
-        .await
+    let ancestors = before.map_or(&[][..], |before| &before.tenant.ancestors);
+    let event = Event {
+        kind,
+        account_id: Some(&after.tenant.account_id),
+        tenant: Some((after.tenant.uid, &after.tenant.tenant_id)),
+        resource_type: "tenant",
+        resource_id: &after.tenant.tenant_id,
+        before: before.map(json),
+        after: Some(json(after)),
+    };
+    // Of a move, those hear too whom it leaves.
+    change.record_below(event, ancestors).await
 }

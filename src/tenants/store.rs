@@ -181,6 +181,20 @@ pub async fn hold_below(conn: &mut AsyncPgConnection, uid: Uuid) -> Result<usize
     }
 }
 
+/// The tenants directly below one that are not deleted.
+///
+/// # Errors
+///
+/// What the database reports.
+pub async fn children(conn: &mut AsyncPgConnection, uid: Uuid) -> Result<Vec<Tenant>> {
+    Ok(tenants::table
+        .filter(tenants::parent_uid.eq(uid))
+        .filter(tenants::state.ne(TenantState::Deleted))
+        .select(Tenant::as_select())
+        .load(conn)
+        .await?)
+}
+
 /// Gives all below a tenant that was moved their new ancestors.
 ///
 /// # Errors

@@ -1,7 +1,7 @@
 //! How a tenant is changed: by a patch, and by what the patch brings with it.
 
 use super::{
-    create::{bring_domain, bring_reseller, claim_hostname, complete_data},
+    create::{bring_domain, bring_reseller, claim_hostname},
     life,
     model::{ContractMode, Tenant, TenantRecord, TenantState},
     placement,
@@ -86,16 +86,22 @@ pub(super) async fn update(
     let is_given_reseller = names_reseller && after.tenant.reseller_id.is_some();
     // What it has already may still be new to its groups.
     let heirs = if names_reseller { *heirs } else { Heirs::None };
-    check_own(call, &before, &after, heirs)?;
-    let same = before.external_ids == after.external_ids && heirs != Heirs::All;
-    placement::check_alone(call, &before.tenant, &after.tenant, same)?;
-    complete_data(settings, is_given_reseller, &mut after.external_ids);
-    if after == before && heirs != Heirs::All {
-        return Ok(before);
+    // Read, it has all four external ids, though they may not be stored yet; and it keeps them.
+    let of_all = settings.auto_create.tenant_data;
+    let told = before.clone().with_data(of_all);
+    if told.has_data(of_all) || after.has_data(of_all) {
+        after.add_data();
     }
-    if after.tenant.backend_id != before.tenant.backend_id {
+    check_own(call, &told, &after, heirs)?;
+    let same = told.external_ids == after.external_ids && heirs != Heirs::All;
+    placement::check_alone(call, &before.tenant, &after.tenant, same)?;
+    // Refused for what it asks, also where the tenant is there already.
+    if patch.names("backend_id") {
         let [from, to] = [&before, &after].map(|record| record.tenant.backend_id.as_deref());
         placement::check(call, from, to)?;
+    }
+    if after == before && heirs != Heirs::All {
+        return Ok(before);
     }
     life::check_protection(change, &before.tenant).await?;
     if after.tenant.protected != before.tenant.protected

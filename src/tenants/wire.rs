@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use super::companions::{Companions, admin_user};
 use super::model::{
     Address, Contact, ContractMode, History, LockColumns, LockMode, OrganizationKind, ServiceLine,
-    Tenant, TenantRecord, TenantState, TenantType, strictest,
+    TENANT_DATA, Tenant, TenantRecord, TenantState, TenantType, strictest,
 };
 use crate::{
     error::{Error, Result},
@@ -758,9 +758,6 @@ pub fn read_address(at: &str, pb: &pb::Address, fields: &mut Fields) -> Option<A
         country: country?,
     })
 }
-
-/// The external ids of the telephony platform: its data of a tenant, all or nothing (2-17).
-pub const TENANT_DATA: [&str; 4] = ["1", "2", "3", "4"];
 
 /// How many external ids there are besides those of the telephony platform.
 fn others(ids: &BTreeMap<String, String>) -> usize {

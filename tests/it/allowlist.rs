@@ -1,5 +1,6 @@
 //! From where API keys work.
 
+use chrono::{DateTime, TimeDelta};
 use serde_json::{Value, json};
 use tonic::Status;
 
@@ -22,6 +23,31 @@ fn elsewhere() -> Value {
     json!([{"name": "elsewhere", "start": "192.0.2.1", "end": "192.0.2.9"}])
 }
 
+/// 4-05: with either role that reads and changes a tenant.
+#[tokio::test]
+async fn the_administrators_of_a_tenant_read_and_replace_its_list() {
+    let app = App::start().await;
+    app.as_root().create(tenant("foo")).await.unwrap();
+    let on_foo = app.as_root().with("x-tenant-id", "foo");
+    for role in ["tenant-admin", "tenant-management"] {
+        let own = app.as_key(&on_foo.create_key(&[role]).await);
+
+        let replaced = update(&own, json!({"enabled": true, "rules": here()})).await.unwrap();
+
+        assert_eq!(replaced["rules"][0]["name"], "here", "{role}");
+        assert_eq!(get(&own).await, replaced, "{role}");
+        let elsewhere = own.call("TestIpAllowlist", json!({"ip": "192.0.2.1"})).await.unwrap();
+        assert_eq!(elsewhere, json!({"enabled": true}), "{role}");
+    }
+    let weak = app.as_key(&on_foo.create_key(&["key-verifier"]).await);
+    for (method, request) in
+        [("GetIpAllowlist", json!({})), ("UpdateIpAllowlist", json!({"enabled": false}))]
+    {
+        let refusal = weak.call(method, request).await.unwrap_err();
+        assert_eq!(told(&refusal), "PermissionDenied PERMISSION_MISSING", "{method}");
+    }
+}
+
 async fn key_of(app: &App, tenant: &str) -> Caller {
     app.as_key(&app.as_root().with("x-tenant-id", tenant).create_key(&["tenant-admin"]).await)
 }
@@ -41,6 +67,7 @@ async fn a_list_is_replaced_whole_and_says_when() {
     ]);
     let first = update(&own, json!({"enabled": false, "rules": rules})).await.unwrap();
     let etag = first["etag"].clone();
+    app.shared.clock.advance(TimeDelta::hours(1));
     let second = update(&own, json!({"enabled": false, "etag": etag})).await.unwrap();
     let stale = update(&own, json!({"enabled": false, "etag": etag})).await.unwrap_err();
 
@@ -52,7 +79,11 @@ async fn a_list_is_replaced_whole_and_says_when() {
             {"name": "vpn", "start": "192.0.2.1", "end": "192.0.2.9"},
         ])
     );
-    assert!(first["last_updated"].is_string());
+    let at = |list: &Value| {
+        let time = list["last_updated"].as_str().unwrap();
+        DateTime::parse_from_rfc3339(time).unwrap()
+    };
+    assert!(at(&second) - at(&first) >= TimeDelta::hours(1), "each replacement is dated");
     assert!(second.get("rules").is_none());
     assert_eq!(get(&root).await, second);
     assert_eq!(told(&stale), "Aborted ETAG_MISMATCH");
@@ -92,6 +123,29 @@ async fn a_wrong_list_is_refused_by_all_that_is_wrong_with_it() {
     assert_eq!(fields(&many), ["rules"]);
     assert_eq!(fields(&no_address), ["ip"]);
     assert_eq!(get(&own).await, json!({}));
+}
+
+/// 4-12: five hundred rules, each with a name of up to eighty characters.
+#[tokio::test]
+async fn a_list_has_up_to_five_hundred_rules_with_names_of_up_to_eighty_characters() {
+    let app = App::start().await;
+    app.as_root().create(tenant("foo")).await.unwrap();
+    let own = key_of(&app, "foo").await;
+    let rules = |number: usize, length: usize| {
+        let rule = json!({"name": "ä".repeat(length), "cidr": "192.0.2.1"});
+        json!({"enabled": false, "rules": vec![rule; number]})
+    };
+
+    let most = update(&own, rules(500, 80)).await.unwrap();
+    let many = update(&own, rules(501, 80)).await.unwrap_err();
+    let long = update(&own, rules(1, 81)).await.unwrap_err();
+
+    assert_eq!(most["rules"].as_array().unwrap().len(), 500);
+    assert_eq!(get(&own).await, most);
+    assert_eq!(told(&many), "InvalidArgument INVALID_FIELD");
+    assert_eq!(fields(&many), ["rules"]);
+    assert_eq!(told(&long), "InvalidArgument INVALID_FIELD");
+    assert_eq!(fields(&long), ["rules[0].name"]);
 }
 
 /// 4-10, 4-12: on every call, for the keys of the tenant and nobody else's.

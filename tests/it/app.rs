@@ -25,13 +25,16 @@ use tenantry::{
         migrate,
     },
     edge::Edge,
+    events::feed,
     keys::master::MasterKey,
     longrunning::operations_client::OperationsClient,
     operations::worker,
     pb::{
         self, directory_service_client::DirectoryServiceClient,
-        key_service_client::KeyServiceClient, tenant_service_client::TenantServiceClient,
+        event_service_client::EventServiceClient, key_service_client::KeyServiceClient,
+        tenant_service_client::TenantServiceClient,
     },
+    rpc::permit::Method,
     server::{self, Shared},
     start,
     telemetry::{Metrics, Sampling},
@@ -148,6 +151,12 @@ impl App {
         let shared = Arc::new(Shared::new(pool, master, clock, Arc::new(settings)));
         let (router, _health) = server::router(shared.clone(), metrics, sampling).await.unwrap();
         let address = edge.local_addr();
+        let follower = shared.clone();
+        tokio::spawn(async move {
+            let Shared { feed, database, clock, settings, .. } = &*follower;
+            let interval = settings.events.poll_interval;
+            feed::run(feed.clone(), database, clock.clone(), interval).await.unwrap();
+        });
         let (stop, stopped) = oneshot::channel::<()>();
         tokio::spawn(edge.serve(router, async {
             let _ = stopped.await;
@@ -209,6 +218,13 @@ impl App {
     /// A caller with a key.
     pub fn as_key(&self, key: &str) -> Caller {
         self.anonymous().with("authorization", &format!("Bearer {key}"))
+    }
+
+    /// A caller with a key, over a connection of its own.
+    pub fn over_a_new_connection(&self, key: &str) -> Caller {
+        let endpoint = Endpoint::from_shared(format!("http://{}", self.address)).unwrap();
+        let caller = Caller { channel: endpoint.connect_lazy(), metadata: Metadata(Vec::new()) };
+        caller.with("authorization", &format!("Bearer {key}"))
     }
 
     /// A caller without a key.
@@ -280,6 +296,10 @@ impl Caller {
         OperationsClient::with_interceptor(self.channel.clone(), self.metadata.clone())
     }
 
+    pub fn events(&self) -> EventServiceClient<Intercepted> {
+        EventServiceClient::with_interceptor(self.channel.clone(), self.metadata.clone())
+    }
+
     pub fn keys(&self) -> KeyServiceClient<Intercepted> {
         KeyServiceClient::with_interceptor(self.channel.clone(), self.metadata.clone())
     }
@@ -289,7 +309,13 @@ impl Caller {
         let inner = InterceptedService::new(self.channel.clone(), self.metadata.clone());
         let mut client = tonic::client::Grpc::new(inner);
         client.ready().await.map_err(|error| Status::unavailable(error.to_string()))?;
+        let streams = Method::find(path).is_some_and(|method| method.streams);
         let path = path.parse().unwrap();
+        if streams {
+            // Its first answer: it never ends by itself.
+            let answers = client.server_streaming(Request::new(message), path, Bytes).await?;
+            return Ok(answers.into_inner().message().await?.unwrap_or_default());
+        }
         Ok(client.unary(Request::new(message), path, Bytes).await?.into_inner())
     }
 
@@ -441,7 +467,8 @@ pub async fn rows(app: &App) -> BTreeMap<String, i64> {
     let mut conn = app.superuser().await;
     let query = diesel::sql_query(
         "select table_name::text as name from information_schema.tables \
-         where table_schema = 'public' and table_type = 'BASE TABLE'",
+         where table_schema = 'public' and table_type = 'BASE TABLE' \
+             and table_name not like 'events\\_%'",
     );
     let tables: Vec<Table> = diesel_async::RunQueryDsl::load(query, &mut conn).await.unwrap();
     let mut rows = BTreeMap::new();

@@ -174,8 +174,8 @@ async fn no_text_in_any_field_of_any_request_breaks_anything() {
         for method in service.methods() {
             let path = format!("/{}/{}", service.full_name(), method.name());
             // What acts on a tenant is asked of one, so that nothing is refused for the want of it.
-            let of_tenant = Method::find(&path).unwrap().acts_on_tenant
-                || method.name().ends_with("IpAllowlist");
+            let asks = Method::find(&path).unwrap();
+            let of_tenant = asks.acts_on_tenant || asks.acts_on_tenant_or_account;
             let caller = if of_tenant { &on_foo } else { &root };
             for way in ways(&method.input(), &[]) {
                 let name = way.iter().map(FieldDescriptor::name).collect::<Vec<_>>().join(".");
@@ -361,6 +361,7 @@ async fn a_page_token_serves_the_list_it_came_from_and_no_other() {
     assert_eq!(root.tenants().list_tenants(right).await.unwrap().into_inner().tenants.len(), 2);
 }
 
+/// 3-17, 3-18: whatever is no filter or order of the list.
 #[tokio::test]
 async fn a_filter_or_an_order_that_is_not_one_is_refused_by_what_is_wrong_with_it() {
     let app = App::start().await;
@@ -391,10 +392,21 @@ async fn a_filter_or_an_order_that_is_not_one_is_refused_by_what_is_wrong_with_i
         assert_eq!(fields(&refusal), ["filter"], "{shown}");
         assert!(refusal.message().contains(named), "{shown}: {}", refusal.message());
     }
-    for order_by in ["colour", "name sideways", "name,", "name desc desc", "name, name"] {
+    for order_by in [
+        "colour",
+        "tag",
+        "code",
+        "state",
+        "update_time",
+        "effective_locked",
+        "name sideways",
+        "name,",
+        "name desc desc",
+        "name, name",
+    ] {
         let refusal = refused(&app, list("", order_by)).await;
 
-        assert_eq!(refusal.code(), Code::InvalidArgument, "{order_by}");
+        assert_eq!(told(&refusal), "InvalidArgument INVALID_FILTER", "{order_by}");
         assert_eq!(fields(&refusal), ["order_by"], "{order_by}");
     }
 }
@@ -437,6 +449,7 @@ async fn a_mask_names_fields_that_there_are_and_that_can_change() {
     root.update_paths(new, &many).await.unwrap();
 }
 
+/// 1-03, 1-06, 2-03: what a tenant is from its creation.
 #[tokio::test]
 async fn a_change_of_what_cannot_change_is_refused_by_its_field() {
     let app = App::start().await;
@@ -493,6 +506,44 @@ async fn a_profile_is_an_object_within_its_limits() {
     root.create(pb::Tenant { profile: Some(object("k", number(1.5))), ..tenant("foo") })
         .await
         .unwrap();
+    // Counted in bytes of its JSON, `{"k":"…"}`, of which a letter may have two.
+    let of_bytes = |bytes: usize| {
+        let mut inside = "ä".repeat((bytes - 8) / 2);
+        inside.push_str(&"x".repeat(bytes % 2));
+        pb::Tenant { profile: Some(object("k", text(&inside))), ..Default::default() }
+    };
+    let foo = |tenant: pb::Tenant| pb::Tenant { tenant_id: "foo".into(), ..tenant };
+    let more = root.update(foo(of_bytes(65_537))).await.unwrap_err();
+    let all = root.update(foo(of_bytes(65_536))).await.unwrap();
+    let new = pb::Tenant { profile: of_bytes(65_536).profile, ..tenant("bar") };
+    let created = root.create(new).await.unwrap();
+    assert_eq!(fields(&more), ["tenant.profile"]);
+    assert_eq!(all.profile, of_bytes(65_536).profile);
+    assert_eq!(created.profile, all.profile);
+}
+
+/// 1-13: nothing of the one before is left, by whichever mask.
+#[tokio::test]
+async fn a_profile_is_replaced_as_a_whole() {
+    let app = App::start().await;
+    let root = app.as_root();
+    let profile = |key: &str| {
+        let value = prost_types::Value { kind: Some(JsonKind::BoolValue(true)) };
+        Some(Struct { fields: [(key.to_owned(), value)].into() })
+    };
+    root.create(pb::Tenant { profile: profile("a"), ..tenant("foo") }).await.unwrap();
+    let of_key = |key: &str| pb::Tenant {
+        tenant_id: "foo".into(),
+        profile: profile(key),
+        ..Default::default()
+    };
+
+    let by_presence = root.update(of_key("b")).await.unwrap();
+    let by_path = root.update_paths(of_key("c"), &["profile"]).await.unwrap();
+
+    assert_eq!(by_presence.profile, profile("b"));
+    assert_eq!(by_path.profile, profile("c"));
+    assert_eq!(root.get("foo").await.unwrap(), by_path);
 }
 
 #[tokio::test]

@@ -186,6 +186,9 @@ async fn where_one_part_is_refused_nothing_of_the_request_exists() {
         let what = format!("{path} {value}");
         let refused = create(&root, wrong(&path, value)).await.expect_err(&what);
         assert_eq!(fields(&refused), [field], "{what}");
+        let reason =
+            if field.ends_with("sp_role_id") { "SP_ROLE_NOT_SUPPORTED" } else { "INVALID_FIELD" };
+        assert_eq!(told(&refused), format!("InvalidArgument {reason}"), "{what}");
     }
     // What only the database knows.
     let unknown = [
@@ -212,10 +215,80 @@ async fn where_one_part_is_refused_nothing_of_the_request_exists() {
     create(&root, whole("foo")).await.unwrap();
 }
 
+/// 1-14
+#[tokio::test]
+async fn an_oauth_client_is_stored_as_it_was_sent_but_for_its_secret() {
+    let (app, root) = start().await;
+    let mut one = request("one");
+    one["oauth_client"] = json!({
+        "secret": " s3cret ", "redirect_uri": " https://one.example.com/cb?x=1 ",
+        "grants": ["refresh_token", "password", "refresh_token"], "disabled": false, "type": 1,
+        "login_mode": "O_AUTH_LOGIN_MODE_URAC", "pin": {"PHONE": {"enabled": false}},
+    });
+    let mut two = request("two");
+    two["oauth_client"] = json!({
+        "secret": " s3cret ", "redirect_uri": "myapp://callback/x",
+        "grants": ["authorization_code"], "disabled": true, "type": 2,
+        "login_mode": "O_AUTH_LOGIN_MODE_OAUTH", "pin": {"PHONE": {"enabled": true}},
+    });
+
+    create(&root, one).await.unwrap();
+    create(&root, two).await.unwrap();
+
+    let one = "c.type = 1 and c.login_mode = 'URAC' and not c.disabled \
+               and c.redirect_uri = 'https://one.example.com/cb?x=1' \
+               and c.grants = array['refresh_token', 'password'] \
+               and c.pin = '{\"PHONE\": false}'";
+    let two = "c.type = 2 and c.login_mode = 'OAUTH' and c.disabled \
+               and c.redirect_uri = 'myapp://callback/x' \
+               and c.grants = array['authorization_code'] and c.pin = '{}'";
+    // Neither in the clear nor in a form that a guess could be compared with.
+    let no_secret = "octet_length(c.secret_digest) = 32 and c.secret_digest <> sha256(' s3cret ') \
+                     and c.secret_digest <> sha256('s3cret') and c::text not like '%s3cret%' \
+                     and position('s3cret'::bytea in c.secret_digest) = 0";
+    assert!(stored(&app, "one", one).await);
+    assert!(stored(&app, "two", two).await);
+    for id in ["one", "two"] {
+        assert!(stored(&app, id, no_secret).await, "{id}");
+    }
+}
+
+/// 1-25, 1-26
+#[tokio::test]
+async fn a_configuration_is_stored_as_a_document_for_each_environment_and_may_be_empty() {
+    let (app, root) = start().await;
+    let with = |id: &str, config: Value| {
+        let mut request = whole(id);
+        request["application"]["app_key"]["config"] = config;
+        request
+    };
+    let production = json!({"commonFields": {"region": "eu"}, "billing": {"url": "a", "tries": 3}});
+    let stage = json!({"billing": {"url": "b"}});
+    let config = json!({"PRODUCTION": production, "stage": stage});
+
+    create(&root, with("foo", config)).await.unwrap();
+    let empty = create(&root, with("bar", json!({}))).await.unwrap();
+
+    let documents = |id: &str, condition: &str| {
+        format!(
+            "select count(*) as number from tenant_app_key_configs c \
+             join tenant_app_keys k using (tenant_uid, app_key_id) \
+             join tenants t on t.uid = c.tenant_uid where t.tenant_id = '{id}' and {condition}"
+        )
+    };
+    for (environment, config) in [("production", production), ("stage", stage)] {
+        let this = format!("c.environment = '{environment}' and c.config = '{config}'");
+        assert_eq!(count(&app, &documents("foo", &this)).await, 1, "{environment}");
+    }
+    assert_eq!(count(&app, &documents("foo", "true")).await, 2);
+    assert_eq!(count(&app, &documents("bar", "true")).await, 0);
+    assert_eq!(empty["external_key"]["app_key_id"].as_str().unwrap().len(), 32);
+}
+
 /// 1-21, 1-30, 1-29: what may be written in more than one way.
 #[tokio::test]
 async fn codes_environments_and_days_are_understood_as_they_are_written_elsewhere() {
-    let (_app, root) = start().await;
+    let (app, root) = start().await;
     let mut request = whole("foo");
     request["application"]["package_code"] = "PHONE_BASIC".into();
     request["application"]["app_key"]["config"] = json!({"PRODUCTION": {}, "stage": {}});
@@ -240,6 +313,11 @@ async fn codes_environments_and_days_are_understood_as_they_are_written_elsewher
         (key["geo"]["allow"].clone(), key["device"]["deny"][0]["os"]["family"].clone()),
         (expected.0, json!("Win"))
     );
+    let columns = "select count(*) as number from external_keys \
+        where geo -> 'allow' = '[\"10.0.0.0/8\", \"192.0.2.1\", \"2001:db8::/32\"]' \
+        and device -> 'deny' = \
+            '[{\"family\": \"*\", \"major\": {\"max\": \"12\"}, \"os\": {\"family\": \"Win\"}}]'";
+    assert_eq!(count(&app, columns).await, 1);
 }
 
 /// 1-15, 1-16
@@ -292,7 +370,8 @@ async fn a_client_has_a_copy_of_the_oauth_client_of_its_parent_unless_it_says_an
     assert!(stored(&app, "other", "c.redirect_uri = 'https://other.example.com'").await);
 }
 
-/// 3-06, 3-01: whoever may create a tenant may make its first key; not one that outlives its creator's.
+/// 3-06, 3-01: a provider's key creates below the provider. Whoever may create a tenant may make its first
+/// key; not one that outlives its creator's.
 #[tokio::test]
 async fn a_provider_makes_the_first_key_of_a_tenant_below_it_which_ends_with_its_own() {
     let (app, root) = start().await;
@@ -309,6 +388,7 @@ async fn a_provider_makes_the_first_key_of_a_tenant_below_it_which_ends_with_its
 
     let made = create(&admin, whole("below")).await.unwrap();
 
+    assert_eq!(made["tenant"]["parent_tenant_id"], "provider");
     let key = &made["admin_api_key"];
     assert_eq!((&key["environment"], &key["expire_time"]), (&json!("production"), &json!(end)));
     let own = app.as_key(made["admin_api_key_secret"].as_str().unwrap());

@@ -1,9 +1,10 @@
 //! What tenants point at: accounts, environments and domains.
 
+use serde_json::json;
 use tenantry::pb;
 use tonic::Status;
 
-use crate::app::{App, Caller, fields, tenant, told};
+use crate::app::{App, Caller, fields, product, tenant, told};
 
 async fn create_account(caller: &Caller, id: &str, name: &str) -> Result<pb::Account, Status> {
     let account =
@@ -123,8 +124,20 @@ async fn an_account_in_use_stays() {
     create_account(&root, "with-key", "K").await.unwrap();
     root.with("x-account-id", "with-tenant").create(tenant("foo")).await.unwrap();
     root.with("x-account-id", "with-key").create_key(&["account-admin"]).await;
+    for (id, method, record) in [
+        ("with-reseller", "CreateReseller", json!({"reseller": {"reseller_id": "north"}})),
+        ("with-product", "CreateProduct", product()),
+        (
+            "with-template",
+            "CreateTenantTemplate",
+            json!({"tenant_template": {"template_id": "small", "defaults": {"tag": "small"}}}),
+        ),
+    ] {
+        create_account(&root, id, "A").await.unwrap();
+        root.with("x-account-id", id).call(method, record).await.unwrap();
+    }
 
-    for id in ["with-tenant", "with-key"] {
+    for id in ["with-tenant", "with-key", "with-reseller", "with-product", "with-template"] {
         let refusal = delete_account(&root, id).await.unwrap_err();
 
         assert_eq!(told(&refusal), "FailedPrecondition RECORD_IN_USE");

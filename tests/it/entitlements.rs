@@ -45,6 +45,10 @@ fn serving(tenant: pb::Tenant) -> pb::Tenant {
     pb::Tenant { organization_kind: pb::OrganizationKind::ServiceProvider.into(), ..tenant }
 }
 
+fn client(tenant: pb::Tenant) -> pb::Tenant {
+    pb::Tenant { r#type: pb::TenantType::Client.into(), ..tenant }
+}
+
 /// A provider `high` with the tenants `one` and `two` below it, and who acts on a tenant from above.
 async fn provider() -> (App, impl Fn(&str) -> Caller) {
     let app = App::start().await;
@@ -357,4 +361,109 @@ async fn a_tenant_moves_only_to_a_provider_that_has_what_it_holds() {
         assert_eq!(told(&refusal), "ResourceExhausted ENTITLEMENT_EXCEEDED");
     }
     assert_eq!((remaining(&on("high")).await, remaining(&on("other")).await), (10, 0));
+}
+
+/// 3-07, 3-09: what a provider does not give to a tenant, it does not give to one that moves below it
+/// or comes back either; and it does not give up what those below it hold.
+#[tokio::test]
+async fn a_provider_and_what_stands_below_it_agree_on_bundles_and_contracts() {
+    let app = App::start().await;
+    let root = app.as_root();
+    let issuer = |tenant: pb::Tenant| pb::Tenant {
+        service_line: pb::ServiceLine::Issuance.into(),
+        ..tenant
+    };
+    let trial = |it: pb::Entitlement| pb::Entitlement {
+        contract_mode: pb::ContractMode::Trial.into(),
+        ..it
+    };
+    let on = |id: &str| root.with("x-tenant-id", id);
+    let to_high = || json!({"tenant_id": "low", "parent_tenant_id": "high"});
+    root.create(issuer(serving(tenant("high")))).await.unwrap();
+    root.create(issuer(tenant("low"))).await.unwrap();
+    set(&on("high"), issuing(10, &["silver"])).await.unwrap();
+
+    set(&on("low"), issuing(1, &["gold"])).await.unwrap();
+    let gold = root.call("MoveTenant", to_high()).await.unwrap_err();
+    set(&on("low"), issuing(1, &["gold", "silver"])).await.unwrap();
+    let both = root.call("MoveTenant", to_high()).await.unwrap_err();
+    set(&on("low"), issuing(1, &["silver"])).await.unwrap();
+    set(&on("high"), trial(issuing(10, &["silver"]))).await.unwrap();
+    let production = root.call("MoveTenant", to_high()).await.unwrap_err();
+    set(&on("high"), issuing(10, &["silver"])).await.unwrap();
+    root.call("MoveTenant", to_high()).await.unwrap();
+
+    let dropped = set(&on("high"), issuing(10, &["gold"])).await.unwrap_err();
+    let tried = set(&on("high"), trial(issuing(10, &["silver"]))).await.unwrap_err();
+    root.call("DeleteTenant", json!({"tenant_id": "low"})).await.unwrap();
+    set(&on("high"), issuing(10, &["gold"])).await.unwrap();
+    let back = root.call("UndeleteTenant", json!({"tenant_id": "low"})).await.unwrap_err();
+
+    for (refusal, field) in [
+        (gold, "parent_tenant_id"),
+        (both, "parent_tenant_id"),
+        (dropped, "entitlement.issuance.service_bundles"),
+        (back, "tenant_id"),
+    ] {
+        assert_eq!(told(&refusal), "InvalidArgument ISSUANCE_BUNDLE_INVALID");
+        assert_eq!(fields(&refusal), [field]);
+    }
+    for refusal in [production, tried] {
+        assert_eq!(told(&refusal), "FailedPrecondition CONTRACT_MODE_NOT_ALLOWED");
+    }
+}
+
+/// 3-08, 3-14, 3-15: whoever becomes a provider binds what stands below it already.
+#[tokio::test]
+async fn a_tenant_becomes_a_provider_only_of_what_may_stand_below_one() {
+    let app = App::start().await;
+    let root = app.as_root();
+    let on = |id: &str| root.with("x-tenant-id", id);
+    let promote = async || root.call("PromoteTenant", json!({"tenant_id": "high"})).await;
+    root.create(tenant("high")).await.unwrap();
+    root.create(client(below("low", "high"))).await.unwrap();
+    set(&on("low"), users(5)).await.unwrap();
+
+    let nothing = promote().await.unwrap_err();
+    set(&on("high"), users(4)).await.unwrap();
+    let too_little = promote().await.unwrap_err();
+    set(&on("high"), users(5)).await.unwrap();
+    root.call(
+        "CreateTenant",
+        json!({"tenant": {
+            "tenant_id": "line", "name": "line", "description": "", "type": "TENANT_TYPE_CLIENT",
+            "organization_kind": "ORGANIZATION_KIND_ENTERPRISE", "parent_tenant_id": "high",
+            "service_line": "SERVICE_LINE_ISSUANCE",
+        }}),
+    )
+    .await
+    .unwrap();
+    let line = promote().await.unwrap_err();
+    root.call("DeleteTenant", json!({"tenant_id": "line"})).await.unwrap();
+    promote().await.unwrap();
+    let back = root.call("UndeleteTenant", json!({"tenant_id": "line"})).await.unwrap_err();
+
+    for refusal in [nothing, too_little] {
+        assert_eq!(told(&refusal), "ResourceExhausted ENTITLEMENT_EXCEEDED");
+    }
+    for refusal in [line, back] {
+        assert_eq!(told(&refusal), "InvalidArgument INVALID_FIELD");
+        assert_eq!(fields(&refusal), ["tenant_id"]);
+    }
+    assert_eq!(remaining(&on("high")).await, 0);
+}
+
+/// 3-14
+#[tokio::test]
+async fn a_tenant_on_trial_becomes_a_provider_of_trials_only() {
+    let app = App::start().await;
+    let root = app.as_root();
+    let trial =
+        |tenant: pb::Tenant| pb::Tenant { contract_mode: pb::ContractMode::Trial.into(), ..tenant };
+    root.create(trial(tenant("high"))).await.unwrap();
+    root.create(client(below("low", "high"))).await.unwrap();
+
+    let refusal = root.call("PromoteTenant", json!({"tenant_id": "high"})).await.unwrap_err();
+
+    assert_eq!(told(&refusal), "FailedPrecondition CONTRACT_MODE_NOT_ALLOWED");
 }

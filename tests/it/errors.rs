@@ -21,6 +21,10 @@ const ELSEWHERE: &[(&str, &str)] = &[
     ("DEADLINE_EXCEEDED", "metadata::a_deadline_reaches_the_database_…"),
     ("MESSAGE_TOO_LARGE", "bad_input::a_message_above_the_limit_…"),
     ("INVALID_MESSAGE", "bad_input::what_is_no_message_at_all_…"),
+    ("CURSOR_EXPIRED", "events::events_go_by_whole_weeks_and_cursors_with_them"),
+    ("WATCHER_TOO_SLOW", "events::a_caller_that_does_not_read_is_cut_off_…"),
+    ("TOO_MANY_WATCHERS", "events::a_thousand_watchers_…"),
+    ("TENANT_MOVED", "events::a_stream_ends_with_the_right_to_it"),
     ("METHOD_UNKNOWN", "contract::a_method_that_does_not_exist_…"),
 ];
 

@@ -170,6 +170,15 @@ fn attacks(world: &World, method: &MethodDescriptor) -> Vec<String> {
         "GetOperation" | "WaitOperation" | "CancelOperation" | "DeleteOperation" => {
             vec![format!(r#"{{"name": "{operation}"}}"#)]
         }
+        "ListEvents" => [
+            "{}",
+            r#"{"filter": "tenant_id = theirs-low"}"#,
+            r#"{"filter": "account_id = theirs"}"#,
+            r#"{"filter": "NOT tenant_id = ours-low", "order_by": "event_time desc"}"#,
+        ]
+        .map(str::to_owned)
+        .into(),
+        "WatchEvents" => vec!["{}".into(), r#"{"tenant_id": "theirs-low"}"#.into()],
         "ListOperations" => vec!["{}".into(), r#"{"filter": "done = false"}"#.into()],
         "TakeTenantResult" => vec![format!(r#"{{"operation": "{operation}"}}"#)],
         "CreateTenant" | "CreateTenantAsync" => [
@@ -224,7 +233,8 @@ fn attacks(world: &World, method: &MethodDescriptor) -> Vec<String> {
         ),
         "ListUsage" => [
             r#"{"filter": "start_time > \"2020-01-01T00:00:00Z\""}"#,
-            r#"{"filter": "NOT start_time < \"2020-01-01T00:00:00Z\" AND tenant_id = theirs-low"}"#,
+            r#"{"filter": "start_time > \"2020-01-01T00:00:00Z\" AND tenant_id = theirs-low"}"#,
+            r#"{"filter": "start_time > \"2020-01-01T00:00:00Z\" AND NOT end_time < \"2020-01-01T00:00:00Z\""}"#,
         ]
         .map(str::to_owned)
         .into(),

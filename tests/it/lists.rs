@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use serde_json::json;
 use tenantry::pb::{self, ContractMode, OrganizationKind, ServiceLine, TenantType};
 
 use crate::app::{App, Caller, fields, tenant, told};
@@ -84,7 +85,8 @@ async fn a_filter_finds_what_it_says() {
         ("hostname = \"\"", "kid provider"),
         ("contract_mode = TRIAL", "beta"),
         ("contract_mode = PRODUCTION", "acme kid provider"),
-        ("contract_mode != TRIAL", "acme kid provider"),
+        ("NOT contract_mode = TRIAL", "acme kid provider"),
+        ("-contract_mode = CONTRACT_MODE_TRIAL", "acme kid provider"),
         ("contract_mode = UNKNOWN", ""),
         ("locked = true", ""),
         ("locked = false", all),
@@ -96,9 +98,9 @@ async fn a_filter_finds_what_it_says() {
         ("sp_idp = true", "provider"),
         ("sp_idp = false", "acme beta kid"),
         ("state = ACTIVE", all),
-        ("state != ACTIVE", ""),
+        ("NOT state = ACTIVE", ""),
         ("type = CLIENT", "kid"),
-        ("type != CLIENT", "acme beta provider"),
+        ("NOT type = CLIENT", "acme beta provider"),
         ("organization_kind = SERVICE_PROVIDER", "provider"),
         ("parent_tenant_id = acme", "kid"),
         ("code = BETA2", "beta"),
@@ -130,6 +132,7 @@ async fn a_filter_finds_what_it_says() {
     }
 }
 
+/// 3-17: those that the row gives it.
 #[tokio::test]
 async fn a_field_takes_its_own_operators_and_no_others() {
     let app = App::start().await;
@@ -139,6 +142,10 @@ async fn a_field_takes_its_own_operators_and_no_others() {
         "locked != true",
         "locked:true",
         "contract_mode:TRIAL",
+        "contract_mode != TRIAL",
+        "state != ACTIVE",
+        "type != CLIENT",
+        "organization_kind != ENTERPRISE",
         "contract_mode = \"T*\"",
         "contract_mode < TRIAL",
         "name < \"a\"",
@@ -155,17 +162,35 @@ async fn a_field_takes_its_own_operators_and_no_others() {
     }
 }
 
-/// 3-17: a value has at most a hundred characters.
+/// 3-17: a value has at most a hundred characters, however it is compared: the stars that say so are not
+/// of it.
 #[tokio::test]
 async fn a_value_has_at_most_a_hundred_characters() {
     let app = App::start().await;
     let root = app.as_root();
-    let filter = |length: usize| format!("name:\"{}\"", "ä".repeat(length));
+    for form in [
+        "name = \"V\"",
+        "name != \"V\"",
+        "name:\"V\"",
+        "NOT name:\"V\"",
+        "name = \"V*\"",
+        "name = \"*V\"",
+        "name = \"*V*\"",
+        "hostname != \"V*\"",
+        "labels.team = \"*V\"",
+    ] {
+        let filter = |length: usize| form.replace('V', &"ä".repeat(length));
 
-    root.list(&filter(100), "").await.unwrap();
-    let refusal = root.list(&filter(101), "").await.unwrap_err();
+        let hundred = root.list(&filter(100), "").await;
+        let more = root.list(&filter(101), "").await.unwrap_err();
 
-    assert_eq!(told(&refusal), "InvalidArgument INVALID_FILTER");
+        assert!(hundred.is_ok(), "{form}: {hundred:?}");
+        assert_eq!(told(&more), "InvalidArgument INVALID_FILTER", "{form}");
+        assert_eq!(fields(&more), ["filter"], "{form}");
+    }
+    // Where a star is a character like any other, it counts.
+    let star = root.list(&format!("name:\"{}*\"", "a".repeat(100)), "").await.unwrap_err();
+    assert_eq!(told(&star), "InvalidArgument INVALID_FILTER");
 }
 
 /// Reads all pages of a size.
@@ -204,6 +229,10 @@ async fn pages_of_any_size_make_up_the_whole_list_in_its_order() {
     for number in 0..5 {
         root.create(tenant(&format!("same-{number}"))).await.unwrap();
     }
+    for id in ["acme", "same-1", "same-3"] {
+        let lock = json!({"tenant_id": id, "mode": "LOCK_MODE_FULL", "reason": "unpaid"});
+        root.call("LockTenant", lock).await.unwrap();
+    }
     for field in [
         "create_time",
         "name",
@@ -233,6 +262,7 @@ async fn pages_of_any_size_make_up_the_whole_list_in_its_order() {
         match field {
             "hostname" => tenant.hostname().to_owned(),
             "contract_mode" => tenant.contract_mode().as_str_name().to_owned(),
+            "locked" => flag(tenant.lock.is_some()),
             "service_provider" => {
                 flag(tenant.organization_kind() == OrganizationKind::ServiceProvider)
             }
@@ -248,6 +278,7 @@ async fn pages_of_any_size_make_up_the_whole_list_in_its_order() {
     for field in [
         "hostname",
         "contract_mode",
+        "locked",
         "service_provider",
         "authentication_account",
         "issuance_account",
@@ -267,6 +298,7 @@ async fn pages_of_any_size_make_up_the_whole_list_in_its_order() {
     assert_eq!(by_id, down);
     assert!(by_id.is_sorted());
     assert_eq!(root.list("", "service_provider desc").await.unwrap()[0], "provider");
+    assert_eq!(root.list("", "locked desc").await.unwrap()[..3], ["acme", "same-1", "same-3"]);
 }
 
 #[tokio::test]

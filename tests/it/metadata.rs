@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use diesel_async::SimpleAsyncConnection as _;
+use serde_json::json;
 use tenantry::pb;
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
@@ -156,6 +157,74 @@ async fn strict_metadata_asks_for_account_and_tenant_where_a_call_acts_on_a_tena
     assert_eq!(told(&nobody), "Unauthenticated CREDENTIAL_INVALID", "whoever it is comes first");
     assert_eq!(fields(&half), ["x-account-id"]);
     assert_eq!(whole.unwrap().tenant_id, "foo");
+}
+
+/// 4-01, 4-10, 4-11: where a call acts on a tenant or an account, its key says which it has to name.
+#[tokio::test]
+async fn strict_metadata_asks_for_the_tenant_of_an_allowlist_where_the_key_has_one() {
+    let app = App::start_with(|settings| settings.strict_metadata = true).await;
+    let root = app.as_root();
+    root.with("x-account-id", "default").create(tenant("foo")).await.unwrap();
+    let own = app.as_key(&root.with("x-tenant-id", "foo").create_key(&["tenant-admin"]).await);
+    for (method, request) in [
+        ("GetIpAllowlist", json!({})),
+        ("UpdateIpAllowlist", json!({"enabled": false})),
+        ("TestIpAllowlist", json!({"ip": "192.0.2.1"})),
+    ] {
+        let call = async |caller: &Caller| caller.call(method, request.clone()).await;
+        let missing = async |caller: &Caller| {
+            let refusal = call(caller).await.unwrap_err();
+            assert_eq!(told(&refusal), "InvalidArgument INVALID_METADATA", "{method}");
+            fields(&refusal)
+        };
+        let on_account = root.with("x-account-id", "default");
+        let in_account = own.with("x-account-id", "default");
+
+        assert_eq!(missing(&own).await, ["x-account-id", "x-tenant-id"], "{method}");
+        assert_eq!(missing(&in_account).await, ["x-tenant-id"], "{method}");
+        assert_eq!(missing(&own.with("x-tenant-id", "foo")).await, ["x-account-id"], "{method}");
+        assert_eq!(missing(&root).await, ["x-account-id"], "{method}");
+        assert_eq!(missing(&root.with("x-tenant-id", "foo")).await, ["x-account-id"], "{method}");
+        call(&in_account.with("x-tenant-id", "foo")).await.unwrap();
+        call(&on_account).await.unwrap();
+        call(&on_account.with("x-tenant-id", "foo")).await.unwrap();
+    }
+}
+
+/// 3-22, 4-03, 4-12: of all that stands against a call, the first answers, in the order that the proto tells.
+#[tokio::test]
+async fn what_stands_against_a_call_is_told_in_the_order_of_the_proto() {
+    let app = App::start().await;
+    let root = app.as_root();
+    root.create(tenant("foo")).await.unwrap();
+    let on_foo = root.with("x-tenant-id", "foo");
+    let key = app.as_key(&on_foo.create_key(&["key-verifier"]).await);
+    let elsewhere = json!([{"name": "elsewhere", "cidr": "192.0.2.0/24"}]);
+    let list = json!({"enabled": true, "rules": elsewhere});
+    on_foo.call("UpdateIpAllowlist", list).await.unwrap();
+    let lock = json!({"mode": "LOCK_MODE_FULL", "reason": "unpaid"});
+    on_foo.call("LockTenant", lock).await.unwrap();
+    root.delete("foo").await.unwrap();
+    let refusal = async |caller: &Caller| {
+        told(
+            &caller
+                .call("UpdateTenant", json!({"tenant": {"support_email": "?"}}))
+                .await
+                .unwrap_err(),
+        )
+    };
+
+    let other = key.with("x-tenant-id", "other");
+    assert_eq!(refusal(&other).await, "PermissionDenied TENANT_MISMATCH");
+    assert_eq!(refusal(&key).await, "PermissionDenied IP_NOT_ALLOWED");
+    on_foo.call("UpdateIpAllowlist", json!({"enabled": false})).await.unwrap();
+    assert_eq!(refusal(&key).await, "FailedPrecondition TENANT_NOT_ACTIVE");
+    root.undelete("foo").await.unwrap();
+    assert_eq!(refusal(&key).await, "FailedPrecondition TENANT_LOCKED");
+    on_foo.call("UnlockTenant", json!({})).await.unwrap();
+    assert_eq!(refusal(&key).await, "PermissionDenied PERMISSION_MISSING");
+    let able = app.as_key(&on_foo.create_key(&["tenant-admin"]).await);
+    assert_eq!(refusal(&able).await, "InvalidArgument INVALID_FIELD");
 }
 
 #[tokio::test]

@@ -109,7 +109,13 @@ async fn a_key_places_tenants_between_its_own_backends_only() {
     place(&root, "foo", "three").await.unwrap();
     assert_eq!(told(&place(&placer, "foo", "one").await.unwrap_err()), refused);
     assert_eq!(told(&place(&placer, "foo", "").await.unwrap_err()), refused);
-    assert_eq!(place(&placer, "foo", "three").await.unwrap()["backend_id"], "three");
+    // To where it is already: that nothing would change does not make it a place of this key's.
+    assert_eq!(told(&place(&placer, "foo", "three").await.unwrap_err()), refused);
+    assert_eq!(told(&place_by_name(&placer, "foo", "AS three").await.unwrap_err()), refused);
+    assert_eq!(place(&root, "foo", "three").await.unwrap()["backend_id"], "three");
+    place(&root, "foo", "two").await.unwrap();
+    assert_eq!(place(&placer, "foo", "two").await.unwrap()["backend_id"], "two");
+    assert_eq!(place_by_name(&placer, "foo", "AS two").await.unwrap()["backend_id"], "two");
 }
 
 /// 2-22: the role is for placing tenants.

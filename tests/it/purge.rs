@@ -69,7 +69,8 @@ async fn owned(app: &App, uid: &str) -> Vec<(String, i64)> {
         name: String,
     }
     let query = "select table_name::text as name from information_schema.columns
-        where table_schema = 'public' and column_name = 'tenant_uid' order by 1";
+        where table_schema = 'public' and column_name = 'tenant_uid'
+          and table_name not like 'events\\_%' order by 1";
     let mut conn = app.superuser().await;
     let tables: Vec<Table> =
         diesel_async::RunQueryDsl::load(diesel::sql_query(query), &mut conn).await.unwrap();

@@ -1,5 +1,6 @@
 //! The reseller of a tenant, and what of it reaches the tenant's groups.
 
+use diesel_async::SimpleAsyncConnection as _;
 use serde_json::{Value, json};
 use tonic::Status;
 
@@ -65,6 +66,10 @@ async fn a_new_reseller_reaches_the_groups_that_the_request_means() {
         ("old", "old", true, false, ["old", "other", ""]),
         ("old", "old", false, true, ["old", "old", "old"]),
         ("old", "old", true, true, ["old", "other", ""]),
+        ("", "", false, false, ["old", "other", ""]),
+        ("", "", true, false, ["old", "other", ""]),
+        ("", "", false, true, ["", "", ""]),
+        ("", "", true, true, ["old", "other", ""]),
     ];
 
     for (number, (had, given, no, force, expected)) in cells.into_iter().enumerate() {
@@ -99,13 +104,18 @@ async fn without_a_reseller_in_the_request_its_flags_do_nothing() {
     let group = json!({"group": {"name": "1", "reseller_id": "other"}});
     root.with("x-tenant-id", "foo").call("CreateGroup", group).await.unwrap();
 
-    let request = json!({
-        "tenant": {"tenant_id": "foo", "tag": "gold"}, "force_reseller_id_to_groups": true,
-    });
-    let tenant = root.call("UpdateTenant", request).await.unwrap();
+    for (no, force) in [(false, true), (true, false), (true, true)] {
+        let tag = format!("no {no}, force {force}");
+        let request = json!({
+            "tenant": {"tenant_id": "foo", "tag": tag},
+            "no_reseller_id_to_groups": no, "force_reseller_id_to_groups": force,
+        });
+        let tenant = root.call("UpdateTenant", request).await.unwrap();
 
-    assert_eq!(tenant["tenant"]["reseller_id"], "old");
-    assert_eq!(of_groups(&root, "foo").await, ["other"]);
+        assert_eq!(tenant["tenant"]["tag"], tag, "the rest of the request is done");
+        assert_eq!(tenant["tenant"]["reseller_id"], "old", "{tag}");
+        assert_eq!(of_groups(&root, "foo").await, ["other"], "{tag}");
+    }
 }
 
 /// 2-16
@@ -187,6 +197,113 @@ async fn a_tenant_with_a_reseller_has_all_four_external_ids_and_others_where_the
 
     assert_eq!(created["tenant"]["external_ids"], json!({"1": "", "2": "", "3": "", "4": ""}));
     assert_eq!(tag.unwrap()["tenant"]["tag"], "gold");
+}
+
+/// 2-17, 2-10: what is taken away of the four is empty from then on.
+#[tokio::test]
+async fn a_tenant_that_has_all_four_external_ids_keeps_them_whatever_is_taken_away() {
+    let app = App::start().await;
+    let root = app.as_root();
+    make(&root, &["north"]).await;
+    let none = json!({"1": "", "2": "", "3": "", "4": ""});
+    let update = async |tenant: Value, mask: &str| {
+        let mut tenant = tenant;
+        tenant["tenant_id"] = "foo".into();
+        let request = json!({"tenant": tenant, "update_mask": mask});
+        let told = root.call("UpdateTenant", request).await.unwrap()["tenant"].clone();
+        let read = root.call("GetTenant", json!({"tenant_id": "foo"})).await.unwrap();
+        assert_eq!(read["tenant"], told, "{mask}");
+        told["external_ids"].clone()
+    };
+    let mut request = new_tenant("foo", "north");
+    request["tenant"]["external_ids"] = json!({"2": "two", "crm": "x"});
+    root.call("CreateTenant", request).await.unwrap();
+
+    assert_eq!(update(json!({}), "externalIds").await, none, "all taken away");
+    let set = update(json!({"external_ids": {"1": "one"}}), "externalIds.1").await;
+    assert_eq!(set, json!({"1": "one", "2": "", "3": "", "4": ""}));
+    assert_eq!(update(json!({}), "externalIds.1").await, none, "one taken away");
+    assert_eq!(update(json!({}), "resellerId").await, none, "without a reseller, still");
+    assert_eq!(update(json!({}), "externalIds").await, none);
+    assert_eq!(update(json!({}), "externalIds.4").await, none);
+
+    // One that has only some of them has no such data.
+    let mut request = new_tenant("bar", "");
+    request["tenant"]["external_ids"] = json!({"2": "two"});
+    root.call("CreateTenant", request).await.unwrap();
+    let request = json!({"tenant": {"tenant_id": "bar"}, "update_mask": "externalIds"});
+    let bar = root.call("UpdateTenant", request).await.unwrap();
+    assert_eq!(bar["tenant"]["external_ids"], Value::Null);
+}
+
+/// 2-17: from before the operator had it so.
+#[tokio::test]
+async fn a_tenant_stored_without_the_four_external_ids_is_told_with_them_and_any_change_stores_them()
+ {
+    let app = App::start_with(|settings| settings.auto_create.tenant_data = true).await;
+    let root = app.as_root();
+    let none = json!({"1": "", "2": "", "3": "", "4": ""});
+    let ids = ["by-root", "by-itself", "by-placer"];
+    for id in ids {
+        root.call("CreateTenant", new_tenant(id, "")).await.unwrap();
+    }
+    let mut conn = app.superuser().await;
+    conn.batch_execute("delete from tenant_external_ids").await.unwrap();
+    let stored = async |id: &str| {
+        let of_one = format!(
+            "select count(*) as number from tenant_external_ids \
+             where tenant_uid = (select uid from tenants where tenant_id = '{id}')"
+        );
+        count(&app, &of_one).await
+    };
+
+    let read = async |method: &str, request: Value| {
+        root.call(method, request).await.unwrap()["tenant"]["external_ids"].clone()
+    };
+    let by_id = json!({"tenant_id": "by-root"});
+    let locked = json!({"tenant_id": "by-root", "mode": "LOCK_MODE_FULL", "reason": "unpaid"});
+    let uid = root.get("by-root").await.unwrap().uid;
+    for (method, request) in [
+        ("GetTenant", by_id.clone()),
+        ("LookupTenant", json!({ "uid": uid })),
+        ("LockTenant", locked),
+        ("UnlockTenant", by_id.clone()),
+        ("DeleteTenant", by_id.clone()),
+        ("UndeleteTenant", by_id),
+    ] {
+        assert_eq!(read(method, request).await, none, "{method}");
+    }
+    let listed = root.call("ListTenants", json!({})).await.unwrap();
+    for tenant in listed["tenants"].as_array().unwrap() {
+        assert_eq!(tenant["external_ids"], none, "ListTenants: {}", tenant["tenant_id"]);
+    }
+    for id in ids {
+        assert_eq!(stored(id).await, 0, "to read them changes nothing");
+    }
+
+    let tag = |id: &str| json!({"tenant": {"tenant_id": id, "tag": "gold"}});
+    assert_eq!(read("UpdateTenant", tag("by-root")).await, none);
+    let away = json!({"tenant": {"tenant_id": "by-root"}, "update_mask": "externalIds"});
+    assert_eq!(read("UpdateTenant", away).await, none);
+    // A key of the tenant changes nothing by sending back what it has read.
+    let own =
+        app.as_key(&root.with("x-tenant-id", "by-itself").create_key(&["tenant-admin"]).await);
+    let mut back = own.call("GetTenant", json!({})).await.unwrap()["tenant"].clone();
+    back["tag"] = "gold".into();
+    let back = own.call("UpdateTenant", json!({ "tenant": back })).await.unwrap();
+    assert_eq!((&back["tenant"]["tag"], &back["tenant"]["external_ids"]), (&json!("gold"), &none));
+    // Nor does a key that may do no more than place it.
+    let backend = json!({"backend": {"backend_id": "one", "external_name": "One"}});
+    root.call("CreateBackend", backend).await.unwrap();
+    let placer = json!({"api_key": {"roles": ["multi-backend-admin"], "backend_ids": ["one"]}});
+    let placer = root.call("CreateApiKey", placer).await.unwrap();
+    let placer = app.as_key(placer["secret"].as_str().unwrap());
+    let place = json!({"tenant": {"tenant_id": "by-placer", "backend_id": "one"}});
+    let changed = placer.call("UpdateTenant", place).await.unwrap();
+    assert_eq!(changed["tenant"]["external_ids"], none);
+    for id in ids {
+        assert_eq!(stored(id).await, 4, "{id}");
+    }
 }
 
 /// 2-13: no tenant raises itself.

@@ -2,6 +2,7 @@
 
 use chrono::TimeDelta;
 use prost_types::{Struct, Value, value::Kind as JsonKind};
+use serde_json::json;
 use tenantry::pb::{
     self, ContractMode, OrganizationKind, ServiceLine, TenantState, TenantType,
     lookup_tenant_request::Selector,
@@ -32,6 +33,7 @@ async fn look_up(caller: &Caller, selector: Selector) -> Result<pb::Tenant, toni
 }
 
 type Change = fn(&mut pb::Tenant);
+type Part = fn(&mut pb::Address) -> &mut String;
 
 /// 1-01, 1-02, 1-06, 2-03: what a new tenant must say, and that a description may be empty.
 #[tokio::test]
@@ -129,6 +131,58 @@ async fn what_is_given_is_given_back() {
     );
 }
 
+/// 4-06: whose it is, where it is in its life, and who brought it there when.
+#[tokio::test]
+async fn a_tenant_tells_its_account_its_state_and_what_became_of_it() {
+    let app = App::start().await;
+    let root = app.as_root();
+    let account = app.account("acme").await;
+    let actor = async |caller: &Caller| {
+        let who = caller.call("WhoAmI", json!({})).await.unwrap();
+        format!("api_key:{}", who["api_key"]["api_key_id"].as_str().unwrap())
+    };
+    let (creator, judge) = (actor(&account).await, actor(&root).await);
+
+    let made = account.create(tenant("foo")).await.unwrap();
+    app.shared.clock.advance(TimeDelta::hours(1));
+    let gone = root.delete("foo").await.unwrap();
+    let waits = json!({"account_id": "acme", "tenant_creation_approval_required": true});
+    account.call("UpdateAccount", json!({"account": waits})).await.unwrap();
+    let waiting = account.create(tenant("bar")).await.unwrap();
+    let reject = json!({"tenant_id": "bar", "reason": "unknown"});
+    root.call("RejectTenant", reject).await.unwrap();
+    let rejected = root.get("bar").await.unwrap();
+
+    assert_eq!((&*made.account_id, made.state()), ("acme", TenantState::Active));
+    let born = pb::StatusDetails {
+        create_time: made.create_time,
+        created_by: creator.clone(),
+        ..Default::default()
+    };
+    let approved = pb::StatusDetails {
+        approve_time: made.create_time,
+        approved_by: creator.clone(),
+        ..born.clone()
+    };
+    assert_eq!(made.status_details, Some(approved.clone()));
+    assert_eq!((&*gone.account_id, gone.state()), ("acme", TenantState::Deleted));
+    let deleted =
+        pb::StatusDetails { delete_time: gone.update_time, deleted_by: judge.clone(), ..approved };
+    assert_eq!(gone.status_details, Some(deleted));
+    assert_ne!(gone.update_time, made.create_time);
+    assert_eq!((&*waiting.account_id, waiting.state()), ("acme", TenantState::PendingApproval));
+    let born = pb::StatusDetails { create_time: waiting.create_time, ..born };
+    assert_eq!(waiting.status_details, Some(born.clone()));
+    assert_eq!((&*rejected.account_id, rejected.state()), ("acme", TenantState::Rejected));
+    let judged = pb::StatusDetails {
+        reject_time: rejected.update_time,
+        rejected_by: judge,
+        rejection_reason: "unknown".into(),
+        ..born
+    };
+    assert_eq!(rejected.status_details, Some(judged));
+}
+
 /// 2-02: an id is chosen or made, has one form, and is never given twice.
 #[tokio::test]
 async fn an_id_is_chosen_or_made_and_never_given_twice() {
@@ -160,6 +214,9 @@ async fn a_code_is_given_or_made_and_taken_once() {
     let coded = |id: &str, code: &str| pb::Tenant { code: Some(code.into()), ..tenant(id) };
     for code in ["abc", "with-dash", "späß", &"a".repeat(65)] {
         assert_eq!(fields(&root.create(coded("x", code)).await.unwrap_err()), ["tenant.code"]);
+    }
+    for (id, code) in [("short", "aB1z".to_owned()), ("long", "Z9".repeat(32))] {
+        assert_eq!(root.create(coded(id, &code)).await.unwrap().code(), code);
     }
     root.create(coded("first", "Code1")).await.unwrap();
 
@@ -253,11 +310,24 @@ async fn a_routing_profile_and_an_identity_provider_are_for_service_providers() 
         };
         assert_eq!(fields(&root.create(with(tenant("no"))).await.unwrap_err()), [field]);
         let id = field.rsplit('.').next().unwrap().replace('_', "-");
-        root.create(with(provider(&id))).await.unwrap();
+        let made = root.create(with(provider(&id))).await.unwrap();
+        let has = match field {
+            "tenant.sp_idp" => made.sp_idp,
+            _ => made.use_custom_routing_profile,
+        };
+        assert_eq!(has, Some(true), "{field}");
+        assert_eq!(root.get(&id).await.unwrap(), made);
     }
-    let later = pb::Tenant { use_custom_routing_profile: Some(true), ..of("sp-idp") };
-    let refusal = root.update(later).await.unwrap_err();
-    assert_eq!(told(&refusal), "InvalidArgument IMMUTABLE_FIELD", "settable at create only");
+    // Settable at create only.
+    for (id, value) in [("sp-idp", true), ("use-custom-routing-profile", false)] {
+        let other = pb::Tenant { use_custom_routing_profile: Some(value), ..of(id) };
+        let refusal = root.update(other).await.unwrap_err();
+        let same = pb::Tenant { use_custom_routing_profile: Some(!value), ..of(id) };
+
+        assert_eq!(told(&refusal), "InvalidArgument IMMUTABLE_FIELD", "to {value}");
+        assert_eq!(fields(&refusal), ["tenant.use_custom_routing_profile"]);
+        assert_eq!(root.update(same).await.unwrap().use_custom_routing_profile, Some(!value));
+    }
 }
 
 /// 2-19: a missing domain is made where it is asked for, whatever the setting.
@@ -288,14 +358,76 @@ async fn a_missing_domain_is_created_or_refused_as_asked() {
                 assert_eq!(told(&root.get(&id).await.unwrap_err()), "NotFound TENANT_NOT_FOUND");
             }
         }
-        root.create(tenant("later")).await.unwrap();
-        let request = pb::UpdateTenantRequest {
-            tenant: Some(pb::Tenant { default_domain: Some("later.be".into()), ..of("later") }),
-            auto_create_domain: Some(true),
-            ..Default::default()
+        for (asked, created) in [(None, by_setting), (Some(true), true), (Some(false), false)] {
+            let domain = format!("later{}.be", asked.map_or(2, u8::from));
+            let id = domain.replace('.', "-");
+            let before = root.create(tenant(&id)).await.unwrap();
+            let change = pb::Tenant { default_domain: Some(domain.clone()), ..of(&id) };
+            let request = pb::UpdateTenantRequest {
+                tenant: Some(pb::Tenant { tag: Some("gold".into()), ..change }),
+                auto_create_domain: asked,
+                ..Default::default()
+            };
+
+            let answer = root.tenants().update_tenant(request).await;
+
+            assert_eq!(answer.is_ok(), created, "update: {by_setting} {asked:?}");
+            let after = root.get(&id).await.unwrap();
+            let request = pb::GetDomainRequest { domain_id: domain.clone() };
+            assert_eq!(root.directory().get_domain(request).await.is_ok(), created);
+            match answer {
+                Ok(_) => assert_eq!((after.default_domain(), after.tag()), (&*domain, "gold")),
+                Err(refusal) => {
+                    assert_eq!(told(&refusal), "NotFound DOMAIN_NOT_FOUND");
+                    assert_eq!(after, before);
+                }
+            }
+        }
+    }
+}
+
+/// 2-05, 2-06, 2-07
+#[tokio::test]
+async fn a_name_a_support_address_and_a_domain_have_up_to_eighty_characters() {
+    let app = App::start_with(|settings| settings.auto_create.tenant_default_domain = true).await;
+    let root = app.as_root();
+    // Each of a length, in characters where they may be more than a byte.
+    let name = |length| pb::Tenant { name: Some("ä".repeat(length)), ..Default::default() };
+    let address = |length: usize| {
+        let mailbox = "a".repeat(length - "@example.com".len());
+        let address = format!("{mailbox}@example.com");
+        pb::Tenant { support_email: Some(address), ..Default::default() }
+    };
+    let domain = |length: usize| {
+        let domain = format!("{}.{}", "a".repeat(60), "b".repeat(length - 61));
+        pb::Tenant { default_domain: Some(domain), ..Default::default() }
+    };
+    for (field, eighty, more) in [
+        ("tenant.name", name(80), name(81)),
+        ("tenant.support_email", address(80), address(81)),
+        ("tenant.default_domain", domain(80), domain(81)),
+    ] {
+        let id = field.replace(['.', '_'], "-");
+        let new = |said: &pb::Tenant| pb::Tenant {
+            name: said.name.clone().or(tenant(&id).name),
+            support_email: said.support_email.clone(),
+            default_domain: said.default_domain.clone(),
+            ..tenant(&id)
         };
-        root.tenants().update_tenant(request).await.unwrap();
-        assert_eq!(root.get("later").await.unwrap().default_domain(), "later.be");
+        let change = |said: &pb::Tenant| pb::Tenant { tenant_id: id.clone(), ..said.clone() };
+
+        assert_eq!(fields(&root.create(new(&more)).await.unwrap_err()), [field]);
+        let made = root.create(new(&eighty)).await.unwrap();
+        assert_eq!(fields(&root.update(change(&more)).await.unwrap_err()), [field]);
+        assert_eq!(root.update(change(&eighty)).await.unwrap(), made);
+        assert_eq!(
+            (made.name, made.support_email, made.default_domain),
+            (
+                new(&eighty).name,
+                Some(eighty.support_email.unwrap_or_default()),
+                Some(eighty.default_domain.unwrap_or_default())
+            )
+        );
     }
 }
 
@@ -324,6 +456,31 @@ async fn a_client_has_the_parent_given_or_the_one_of_the_callers_key() {
     assert_eq!(told(&unknown), "NotFound PARENT_NOT_FOUND");
     assert_eq!(given.parent_tenant_id(), "main");
     assert_eq!(of_call.parent_tenant_id(), "main");
+}
+
+/// 1-09: whatever its own tenant is, and whatever it creates.
+#[tokio::test]
+async fn a_tenants_key_that_names_no_parent_creates_below_its_own_tenant() {
+    let app = App::start().await;
+    let root = app.as_root();
+    root.create(tenant("main")).await.unwrap();
+    root.create(provider("product")).await.unwrap();
+    let kind = OrganizationKind::ServiceProvider.into();
+    root.create(pb::Tenant { organization_kind: kind, ..client("client", "main") }).await.unwrap();
+
+    for own in ["product", "client"] {
+        let key = root.with("x-tenant-id", own).create_key(&["service-provider-admin"]).await;
+        let key = app.as_key(&key);
+        for (what, of_type) in [("p", TenantType::Product), ("c", TenantType::Client)] {
+            let id = format!("{what}-below-{own}");
+            let new = pb::Tenant { r#type: of_type.into(), ..tenant(&id) };
+
+            let made = key.create(new).await.unwrap();
+
+            assert_eq!(made.parent_tenant_id(), own, "{id}");
+            assert_eq!(root.get(&id).await.unwrap().parent_tenant_id(), own, "{id}");
+        }
+    }
 }
 
 #[tokio::test]
@@ -448,6 +605,45 @@ async fn an_update_changes_what_is_sent_and_nothing_else() {
         ..after
     };
     assert_eq!(unchanged, before);
+}
+
+/// 4-09: the name and each part of the address by itself; the others stay.
+#[tokio::test]
+async fn an_update_changes_one_part_of_the_address_and_leaves_the_others() {
+    let app = App::start().await;
+    let root = app.as_root();
+    let mut expected = pb::Address {
+        street_address: "Rue de la Loi 1".into(),
+        extended_address: "2nd floor".into(),
+        locality: "Bruxelles".into(),
+        region: "Bruxelles-Capitale".into(),
+        post_code: "1000".into(),
+        country: "Belgium".into(),
+    };
+    root.create(pb::Tenant { address: Some(expected.clone()), ..tenant("foo") }).await.unwrap();
+    let parts: [(Part, &str); 6] = [
+        (|address| &mut address.street_address, "Place Royale 2"),
+        (|address| &mut address.extended_address, "3rd floor"),
+        (|address| &mut address.locality, "Gent"),
+        (|address| &mut address.region, "Oost-Vlaanderen"),
+        (|address| &mut address.post_code, "9000"),
+        (|address| &mut address.country, "Nederland"),
+    ];
+
+    for (part, value) in parts {
+        let mut sent = pb::Address::default();
+        *part(&mut sent) = value.into();
+        *part(&mut expected) = value.into();
+        let after = root.update(pb::Tenant { address: Some(sent), ..of("foo") }).await.unwrap();
+
+        assert_eq!(after.address, Some(expected.clone()), "{value}");
+        assert_eq!(after.name(), "Tenant foo", "{value}");
+    }
+    let renamed = pb::Tenant { name: Some("Enterprise".into()), ..of("foo") };
+    let renamed = root.update(renamed).await.unwrap();
+
+    assert_eq!(renamed, root.get("foo").await.unwrap());
+    assert_eq!((renamed.name(), &renamed.address), ("Enterprise", &Some(expected)));
 }
 
 #[tokio::test]

@@ -86,7 +86,7 @@ async fn what_a_tenant_used_is_recorded_once_for_each_period() {
     assert_eq!(told(&again), "AlreadyExists USAGE_ALREADY_RECORDED");
     for other in [
         usage(UsageType::Issuance, Period::Monthly, "2026-11-01T00:00:00Z"),
-        usage(UsageType::Users, Period::Monthly, "2026-12-01T00:00:00Z"),
+        usage(UsageType::Users, Period::Monthly, "2026-10-01T00:00:00Z"),
         usage(UsageType::Users, Period::Daily, "2026-11-01T00:00:00Z"),
         usage(UsageType::Users, Period::Weekly, "2026-11-02T00:00:00Z"),
     ] {
@@ -183,7 +183,12 @@ async fn usage_is_listed_for_all_tenants_within_reach_by_its_own_filters_alone()
         ("", vec!["one", "two", "three", "four"]),
         (" AND start_time < \"2026-11-21T00:00:00\"", vec!["one"]),
         (" AND start_time > \"2026-11-21T00:00:00Z\"", vec!["four"]),
+        (" AND start_time <= \"2026-11-21T00:00:00Z\"", vec!["one", "two", "three"]),
+        (" AND NOT start_time > \"2026-11-20T00:00:00Z\"", vec!["one"]),
+        (" AND end_time < \"2026-11-22T00:00:00Z\"", vec!["one"]),
         (" AND end_time <= \"2026-11-22T00:00:00Z\"", vec!["one", "two", "three"]),
+        (" AND end_time > \"2026-11-22T00:00:00Z\"", vec!["four"]),
+        (" AND end_time >= \"2026-11-22T00:00:00Z\"", vec!["two", "three", "four"]),
         (" AND tenant_id = low", vec!["one", "two", "three"]),
         (&format!(" AND tenant_id = \"{uid}\""), vec!["one", "two", "three"]),
         (" AND tenant_id = nobody", vec![]),
@@ -220,6 +225,26 @@ async fn usage_is_listed_for_all_tenants_within_reach_by_its_own_filters_alone()
         let refusal = list(&root, wrong, "").await.unwrap_err();
         assert_eq!(told(&refusal), "InvalidArgument INVALID_FILTER", "{wrong}");
         assert_eq!(fields(&refusal), ["filter"], "{wrong}");
+    }
+    for (negated, remedy) in [
+        ("NOT tenant_id = low", "\"tenant_id\" takes =, not NOT"),
+        ("-tenant_id = low", "\"tenant_id\" takes =, not NOT"),
+        ("NOT trial = true", "\"trial\" takes =, not NOT"),
+        ("-trial = false", "\"trial\" takes =, not NOT"),
+        ("NOT usage_type = USERS", "\"usage_type\" takes =, not NOT"),
+        ("-usage_type = USERS", "\"usage_type\" takes =, not NOT"),
+    ] {
+        let refusal = list(&root, &format!("{since} AND {negated}"), "").await.unwrap_err();
+        assert_eq!(told(&refusal), "InvalidArgument INVALID_FILTER", "{negated}");
+        assert_eq!(fields(&refusal), ["filter"], "{negated}");
+        assert!(refusal.message().contains(remedy), "{negated}: {}", refusal.message());
+    }
+    // What is negated bounds nothing.
+    for negated in ["NOT ", "-"] {
+        let filter = format!("{negated}start_time < \"2026-11-20T00:00:00Z\"");
+        let refusal = list(&root, &filter, "").await.unwrap_err();
+        assert_eq!(told(&refusal), "InvalidArgument INVALID_FILTER", "{filter}");
+        assert!(refusal.message().contains("\"start_time\" without NOT"), "{filter}");
     }
     for order_by in ["end_time", "count", "tenant_id desc"] {
         let refusal = list(&root, since, order_by).await.unwrap_err();

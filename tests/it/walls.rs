@@ -177,12 +177,13 @@ const IDS: &str = "select tenant_id as text from tenants order by tenant_id";
 async fn each_scope_sees_its_own_rows_of_every_table_and_no_others() {
     let world = World::new().await;
     let mut superuser = world.app.superuser().await;
-    // All that tenants own. Events are not read by the service, and the record of a repeatable request
+    // All that tenants own. Partitions are read as their whole, and the record of a repeatable request
     // belongs to the key that made it. A tombstone is of a tenant that is gone.
     let tables = "
         select table_name::text as text from information_schema.columns
         where table_schema = 'public' and column_name = 'tenant_uid'
-          and table_name not in ('events', 'idempotency_records', 'tenant_tombstones')";
+          and table_name not in ('idempotency_records', 'tenant_tombstones')
+          and table_name not like 'events\\_%'";
     let tables = lines(&mut superuser, tables).await.unwrap();
     assert!(tables.len() > 10, "{tables:?}");
     for (scope, seen) in world.scopes() {
@@ -197,8 +198,12 @@ async fn each_scope_sees_its_own_rows_of_every_table_and_no_others() {
             let all = lines(&mut superuser, &query).await.unwrap();
             let of = |account: &str| all.iter().any(|id| id.starts_with(account));
             assert!(of("a-") && of("b-"), "the world has rows of {table}: {all:?}");
-            // A reseller sees its tenants, and not what others are about to make of them.
-            let none = *table == "operations" && matches!(scope, Scope::Reseller { .. });
+            // A reseller sees its tenants, and neither what others are about to make of them nor
+            // what has become of them. Events are gathered for no list of tenants.
+            let none = matches!(
+                (&**table, &scope),
+                ("operations" | "events", Scope::Reseller { .. }) | ("events", Scope::Tenants(_))
+            );
             let is_seen = |id: &&String| seen.contains(&id.as_str()) && !none;
             let expected = all.iter().filter(is_seen).collect::<Vec<_>>();
             let found = lines(within.conn(), &query).await.unwrap();
@@ -618,7 +623,7 @@ async fn one_connection_serves_one_scope_after_the_other_and_never_mixes_them() 
             if round == 1 { within.rollback().await } else { within.commit().await }.unwrap();
         }
     }
-    assert_eq!(count(&app, backends).await, 1, "it was one connection");
+    assert_eq!(count(&app, backends).await, 2, "it was one connection, and that of the feed");
 
     // Dropped half-way: the next one finds no trace.
     let mut dropped =
@@ -684,7 +689,7 @@ async fn the_roles_of_the_service_own_nothing_and_stand_above_no_policy() {
     let inherits =
         "select rolname::text as text from pg_roles where rolname = 'tenantry' and rolinherit";
     let unprotected = "select relname::text as text from pg_class c
-        where relnamespace = 'public'::regnamespace and relkind = 'r'
+        where relnamespace = 'public'::regnamespace and relkind in ('r', 'p')
           and not (relrowsecurity and relforcerowsecurity
                    and exists (select 1 from pg_policy where polrelid = c.oid))
         order by 1";
@@ -713,7 +718,8 @@ async fn each_role_has_the_rights_of_its_job_and_no_others() {
                       string_agg(column_name, ',' order by column_name), lower(privilege_type))
         from information_schema.column_privileges c
         where table_schema = 'public' and grantee in
-              ('tenantry_verifier', 'tenantry_worker', 'tenantry_operator', 'tenantry_purger')
+              ('tenantry_verifier', 'tenantry_worker', 'tenantry_operator', 'tenantry_purger',
+               'tenantry_expiry', 'tenantry_feed')
           and not exists (select 1 from information_schema.role_table_grants t
               where t.grantee = c.grantee and t.table_name = c.table_name
                 and t.privilege_type = c.privilege_type)
@@ -725,13 +731,24 @@ async fn each_role_has_the_rights_of_its_job_and_no_others() {
     assert_eq!(
         rights,
         [
-            "operator events insert",
+            "expiry api_keys(account_id,create_time,expire_time,number,revoke_time,route,tenant_uid) select",
+            "expiry events(account_id,actor,after,ancestors,before,correlation_id,event_id,event_time,method,on_behalf_of,\
+             resource_id,resource_type,tenant_id,tenant_uid,type) insert",
+            "expiry expiry_notices delete insert select",
+            "expiry external_keys(create_time,expire_time,number,revoke_time,route,tenant_uid) select",
+            "expiry tenants(account_id,ancestors,create_time,state,tenant_id,trial_expire_time,uid) select",
+            "feed events select",
+            "operator events(account_id,actor,after,ancestors,before,correlation_id,event_id,event_time,method,on_behalf_of,\
+             resource_id,resource_type,tenant_id,tenant_uid,type) insert",
             "operator operations select",
             "operator operations(attempt_time,attempts,error,expire_time,processing_end_time,\
              processing_start_time,request,result,state,take_time,tenant_id,worker_key) update",
+            "operator tenant_tombstones(ancestors,tenant_uid) select",
+            "operator tenants(ancestors,uid) select",
             "purger api_keys delete",
             "purger api_keys(number,route,tenant_uid) select",
-            "purger events insert",
+            "purger events(account_id,actor,after,ancestors,before,correlation_id,event_id,event_time,method,on_behalf_of,\
+             resource_id,resource_type,tenant_id,tenant_uid,type) insert",
             "purger events(after,before) update",
             "purger events(event_id,tenant_uid) select",
             "purger external_keys delete",
@@ -772,7 +789,8 @@ async fn each_role_has_the_rights_of_its_job_and_no_others() {
             "service backends delete insert select update",
             "service domains delete insert select",
             "service environments delete insert select update",
-            "service events insert",
+            "service event_partitions select",
+            "service events select",
             "service external_keys insert select",
             "service idempotency_records insert select update",
             "service master_key_checks insert select",
@@ -816,7 +834,13 @@ async fn what_happened_can_be_added_to_and_never_be_changed_or_taken_back() {
         "update events set actor = 'nobody'",
         "delete from events",
         "truncate events",
-        "select 1 from events",
+        "insert into events (event_id, type, method, resource_type, resource_id, actor, correlation_id, \
+         event_time, position) values (gen_random_uuid(), 'tenant.created', 'm', 'tenant', 'i', 'a', 'c', \
+         now(), 1)",
+        "select 1 from events_early",
+        "select 1 from events_rest",
+        "update event_partitions set until_time = now()",
+        "select keep_event_partitions(now(), interval '1 day')",
     ] {
         let mut within = world.within(&Scope::System).await;
         assert!(sql_query(statement).execute(within.conn()).await.is_err(), "{statement}");
@@ -839,7 +863,7 @@ async fn each_role_of_a_single_job_can_do_that_and_nothing_else() {
         (Role::Worker, "update idempotency_records set expire_time = now()"),
         (Role::Worker, "select result from operations"),
         (Role::Worker, "update operations set expire_time = now()"),
-        (Role::Operator, "select 1 from tenants"),
+        (Role::Operator, "select name from tenants"),
         (Role::Operator, "select 1 from api_keys"),
         (Role::Operator, "select 1 from events"),
         (Role::Operator, "select 1 from idempotency_records"),
@@ -850,6 +874,20 @@ async fn each_role_of_a_single_job_can_do_that_and_nothing_else() {
             "insert into events (event_id, type, method, resource_type, resource_id, actor, \
              correlation_id, event_time) values (gen_random_uuid(), 'tenant.created', 'm', 'tenant', \
              'i', 'a', 'c', now())",
+        ),
+        (Role::Feed, "select 1 from tenants"),
+        (Role::Feed, "select 1 from api_keys"),
+        (Role::Feed, "update events set actor = 'nobody'"),
+        (Role::Feed, "delete from events"),
+        (Role::Expiry, "select name from tenants"),
+        (Role::Expiry, "select digest from api_keys"),
+        (Role::Expiry, "select digest from external_keys"),
+        (Role::Expiry, "select 1 from events"),
+        (
+            Role::Expiry,
+            "insert into events (event_id, type, method, resource_type, resource_id, actor, \
+             correlation_id, event_time) values (gen_random_uuid(), 'api_key.revoked', 'm', 'api_key', \
+             'i', 'system', 'c', now())",
         ),
         (Role::Purger, "select name from tenants"),
         (Role::Purger, "update tenants set state = 'ACTIVE'"),

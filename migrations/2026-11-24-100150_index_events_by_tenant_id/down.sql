@@ -1,0 +1,1 @@
+drop index concurrently events_tenant_id_idx;

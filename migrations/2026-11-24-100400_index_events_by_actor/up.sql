@@ -1,0 +1,1 @@
+create index concurrently events_actor_idx on events (actor, event_id);

@@ -1,0 +1,1 @@
+drop function keep_event_partitions;

@@ -1,0 +1,1 @@
+drop index concurrently api_keys_expire_time_idx;

@@ -1,0 +1,1 @@
+drop index concurrently external_keys_expire_time_idx;

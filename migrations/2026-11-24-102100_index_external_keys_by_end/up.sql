@@ -1,0 +1,1 @@
+create index concurrently external_keys_expire_time_idx on external_keys (expire_time) where expire_time is not null and revoke_time is null;

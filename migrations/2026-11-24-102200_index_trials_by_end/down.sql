@@ -1,0 +1,1 @@
+drop index concurrently tenants_trial_expire_time_idx;

@@ -1,0 +1,127 @@
+//! Which types of events there are. What each means stands at `Event.type` in the proto.
+
+/// All types.
+pub const KINDS: &[&str] = &[
+    "account.created",
+    "account.deleted",
+    "account.updated",
+    "api_key.created",
+    "api_key.expiring",
+    "api_key.revoked",
+    "app_key.created",
+    "backend.created",
+    "backend.deleted",
+    "backend.updated",
+    "domain.created",
+    "domain.deleted",
+    "end_user_app_data.cleared",
+    "end_user_app_data.created",
+    "end_user_app_data.deleted",
+    "end_user_app_data.updated",
+    "entitlement.created",
+    "entitlement.updated",
+    "environment.created",
+    "environment.deleted",
+    "environment.updated",
+    "external_key.created",
+    "external_key.expiring",
+    "group.created",
+    "group.deleted",
+    "group.updated",
+    "installation.created",
+    "ip_allowlist.updated",
+    "oauth_client.created",
+    "oauth_client.disabled",
+    "operation.cancelled",
+    "operation.completed",
+    "operation.created",
+    "operation.deleted",
+    "operation.failed",
+    "operation.result_taken",
+    "product.created",
+    "product.deleted",
+    "product.updated",
+    "reseller.created",
+    "reseller.deleted",
+    "reseller.updated",
+    "service_settings.updated",
+    "tenant.approved",
+    "tenant.created",
+    "tenant.deleted",
+    "tenant.expiring",
+    "tenant.expunged",
+    "tenant.locked",
+    "tenant.moved",
+    "tenant.placed",
+    "tenant.promoted",
+    "tenant.purged",
+    "tenant.rejected",
+    "tenant.undeleted",
+    "tenant.unlocked",
+    "tenant.updated",
+    "tenant_template.created",
+    "tenant_template.deleted",
+    "tenant_template.updated",
+    "usage_record.created",
+];
+
+/// The types that may change what a key is good for.
+pub const OF_VERDICTS: &[&str] = &[
+    "account.deleted",
+    "account.updated",
+    "api_key.revoked",
+    "environment.deleted",
+    "ip_allowlist.updated",
+    "tenant.approved",
+    "tenant.deleted",
+    "tenant.expunged",
+    "tenant.locked",
+    "tenant.moved",
+    "tenant.purged",
+    "tenant.rejected",
+    "tenant.undeleted",
+    "tenant.unlocked",
+    "tenant.updated",
+];
+
+/// Which part of an `EventResource` an event of a type carries.
+pub fn resource_of<'a>(kind: &str, resource_type: &'a str) -> &'a str {
+    match kind {
+        "end_user_app_data.cleared" => "deleted_app_data",
+        kind if kind.ends_with(".expiring") => "expiry",
+        _ => resource_type,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use prost::Name as _;
+
+    use super::*;
+    use crate::{pb, rpc::permit::POOL};
+
+    #[test]
+    fn every_type_is_described_and_has_a_resource() {
+        let event = POOL.get_message_by_name(&pb::Event::full_name()).unwrap();
+        let field = event.get_field_by_name("type").unwrap();
+        let file = event.parent_file();
+        let locations = &file.file_descriptor_proto().source_code_info.as_ref().unwrap().location;
+        let comment = locations.iter().find(|location| location.path == field.path()).unwrap();
+        let comment = comment.leading_comments();
+        let words = comment
+            .split(|c: char| !(c.is_ascii_lowercase() || c == '_' || c == '.'))
+            .filter(|word| word.trim_matches('.').contains('.'))
+            .map(|word| word.trim_matches('.'));
+        let mut described = words.collect::<Vec<_>>();
+        described.sort_unstable();
+
+        assert_eq!(described, KINDS);
+        let resource = POOL.get_message_by_name(&pb::EventResource::full_name()).unwrap();
+        for kind in KINDS {
+            let (resource_type, _) = kind.split_once('.').unwrap();
+            let part = resource_of(kind, resource_type);
+            assert!(resource.get_field_by_name(part).is_some(), "{kind}");
+        }
+        assert!(OF_VERDICTS.iter().all(|kind| KINDS.contains(kind)));
+    }
+}
