@@ -230,10 +230,11 @@ impl Feed {
         *self.polls.borrow()
     }
 
-    /// Waits for the next poll.
-    pub(super) async fn polled(&self, deadline: Instant) {
-        // Whoever waits looks for itself whether there was one.
-        let _ = timeout_at(deadline, self.polls.subscribe().changed()).await;
+    /// Waits until so many polls were completed, or the deadline.
+    pub async fn polled(&self, number: u64, deadline: Instant) {
+        // Whoever waits looks for itself whether there were.
+        let _ =
+            timeout_at(deadline, self.polls.subscribe().wait_for(|polls| *polls >= number)).await;
     }
 
     /// How often the database was put back to an earlier state, in which nothing holds that was told.

@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use chrono::{DateTime, Utc};
 use tokio::{
     sync::{mpsc, watch},
     time::{Instant, sleep_until, timeout},
@@ -29,7 +30,7 @@ const CHECKPOINT_EVERY: Duration = Duration::from_secs(10);
 
 /// How often it is looked up what the caller's key may do, though nothing was heard of it: trials end
 /// by themselves.
-const LOOK_EVERY: Duration = Duration::from_mins(1);
+const LOOK_EVERY: chrono::TimeDelta = chrono::TimeDelta::minutes(1);
 
 /// How long ago the feed may have been read, for the stream to go on.
 const FEED_AGE_MAX: Duration = Duration::from_secs(10);
@@ -131,7 +132,7 @@ pub(super) async fn start(
     let (out, answers) = mpsc::channel(WAITING + 1);
     // Kept for the last word, however full the channel is by then.
     let last_word = out.clone().try_reserve_owned().map_err(Error::internal)?;
-    let looked = Instant::now();
+    let looked = shared.clock.now();
     let correlation_id = call.correlation_id.clone();
     let watcher =
         Watcher { shared, call, seat, wanted, verdicts_only, cursor, out, news, returns, looked };
@@ -154,7 +155,7 @@ async fn wait_for_feed(shared: &Shared) -> Result<()> {
         match shared.feed.told() {
             Some((_, age)) if age < FEED_AGE_MAX => return Ok(()),
             _ if Instant::now() >= deadline => return Err(away()),
-            _ => shared.feed.polled(deadline).await,
+            _ => shared.feed.polled(shared.feed.polls() + 1, deadline).await,
         }
     }
 }
@@ -204,7 +205,7 @@ struct Watcher {
     news: watch::Receiver<u64>,
     returns: u64,
     /// When it was looked up last what the key may do.
-    looked: Instant,
+    looked: DateTime<Utc>,
 }
 
 impl Watcher {
@@ -228,7 +229,7 @@ impl Watcher {
             tokio::select! {
                 changed = self.news.changed() => changed.map_err(|_| away())?,
                 () = self.seat.guard.doubted() => {}
-                () = sleep_until(checkpoint.min(self.looked + LOOK_EVERY)) => {}
+                () = sleep_until(checkpoint) => {}
                 () = sleep_until(self.call.deadline) => return Err(Error::DeadlineExceeded),
                 () = self.out.closed() => return Ok(()),
                 () = self.shared.feed.closed() => {
@@ -320,7 +321,7 @@ impl Watcher {
         if self.call.caller.expire_time.is_some_and(|end| end <= now) {
             return Err(Error::Unauthenticated);
         }
-        if self.seat.guard.take_doubt() || self.looked.elapsed() >= LOOK_EVERY {
+        if self.seat.guard.take_doubt() || now - self.looked >= LOOK_EVERY {
             self.look().await?;
         }
         Ok(())
@@ -328,7 +329,7 @@ impl Watcher {
 
     /// Looks up what the key may do by now.
     async fn look(&mut self) -> Result<()> {
-        self.looked = Instant::now();
+        self.looked = self.shared.clock.now();
         let call = &self.call;
         let method = Method::find(&format!("/{}", call.method)).ok_or(Error::MethodUnknown)?;
         let (account, tenant) = call.named();
