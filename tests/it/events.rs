@@ -542,6 +542,9 @@ async fn a_stream_ends_with_the_right_to_it() {
     let to_bar = json!({"tenant_id": "low", "parent_tenant_id": "bar"});
     root.call("MoveTenant", to_bar).await.unwrap();
     let moved = moved.end().await;
+    // Who begins while the move is still being told to the watchers is told of it as well.
+    let polls = app.shared.feed.polls();
+    app.shared.feed.polled(polls + 1, Instant::now() + PATIENCE).await;
 
     let mut forbidden = Watch::from_now(&key).await;
     let rules = json!([{"name": "elsewhere", "cidr": "192.0.2.0/24"}]);
