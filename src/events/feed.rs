@@ -404,7 +404,7 @@ pub async fn run(
     interval: Duration,
 ) -> Result<()> {
     let database = database.apart(CONNECTIONS)?;
-    let mut poller = Poller { feed, database, clock, since: None };
+    let mut poller = Poller { feed, database, clock, since: None, highest: 0 };
     let mut failed = false;
     loop {
         let pause = match poller.poll().await {
@@ -436,6 +436,8 @@ struct Poller {
     clock: Arc<Clock>,
     /// The last moment that was looked at.
     since: Option<Moment>,
+    /// The highest position that was heard of.
+    highest: i64,
 }
 
 impl Poller {
@@ -463,11 +465,21 @@ impl Poller {
             }
             _ => Vec::new(),
         };
+        let is_full = |rows: usize| i64::try_from(rows).is_ok_and(|rows| rows >= POLL_ROWS);
+        // Of what was there before nothing is known yet, nor of what there was too much of.
+        let (is_first, is_cut) = (self.since.is_none() || is_back, is_full(fresh.len()));
+        if is_first || is_cut {
+            self.highest = moment.next;
+        }
+        self.highest = fresh.iter().map(|news| news.position).fold(self.highest, i64::max);
+        // Where nobody writes any more, the last event would wait for the next one to be told.
+        if self.highest >= moment.next {
+            store::give_away_number(conn).await?;
+        }
         transaction.commit().await?;
 
-        let is_full = |rows: usize| i64::try_from(rows).is_ok_and(|rows| rows >= POLL_ROWS);
         // Before what is settled: whoever has lost its right to see that knows it by then.
-        self.feed.tell_fresh(&fresh, !is_full(fresh.len()));
+        self.feed.tell_fresh(&fresh, !is_cut);
         let is_all = !is_full(settled.len());
         let cursor = match settled.last() {
             Some(last) if !is_all => Cursor::of(last.place()),

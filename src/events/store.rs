@@ -231,6 +231,18 @@ pub struct Fresh {
     pub tenant_uid: Option<Uuid>,
     /// What it happened to.
     pub resource_id: String,
+    /// Its position.
+    pub position: i64,
+}
+
+/// Gives away a number, so that an event at the first position that was not given away is settled.
+///
+/// # Errors
+///
+/// What the database reports.
+pub async fn give_away_number(conn: &mut AsyncPgConnection) -> Result<()> {
+    diesel::sql_query("select pg_current_xact_id()").execute(conn).await?;
+    Ok(())
 }
 
 /// Reads what was committed since an earlier moment, settled or not: each event once, at the first
@@ -255,7 +267,13 @@ pub async fn fresh(
         // No position is below the number of its transaction.
         .filter(events::position.ge(since.settled_below))
         .filter(not(seen))
-        .select((events::type_, events::account_id, events::tenant_uid, events::resource_id))
+        .select((
+            events::type_,
+            events::account_id,
+            events::tenant_uid,
+            events::resource_id,
+            events::position,
+        ))
         .limit(limit)
         .load(conn)
         .await?)

@@ -11,7 +11,7 @@ use prost_reflect::prost::Message as _;
 use rand::Rng as _;
 use serde_json::json;
 use tenantry::{
-    events::{answer::WatchEventsResponse, expiry, kinds::OF_VERDICTS},
+    events::{answer::WatchEventsResponse, expiry, kinds::OF_VERDICTS, store},
     pb::{self, WatchEventsRequest, event_resource::Resource},
     start,
 };
@@ -38,7 +38,9 @@ impl Watch {
         Ok(watch)
     }
 
-    async fn from_now(caller: &Caller) -> Self {
+    /// Watches what comes behind all that there is.
+    async fn from_now(app: &App, caller: &Caller) -> Self {
+        settle(app).await;
         Self::start(caller, WatchEventsRequest::default()).await.unwrap()
     }
 
@@ -128,11 +130,37 @@ async fn write_event(conn: &mut AsyncPgConnection, id: uuid::Uuid) {
     .unwrap();
 }
 
+/// Waits until all that has happened may be told: a watcher that begins is told nothing of it.
+async fn settle(app: &App) {
+    let highest = count(app, "select coalesce(max(position), 0) as number from events").await;
+    let mut conn = app.superuser().await;
+    while store::moment(&mut conn).await.unwrap().settled_below <= highest {
+        let feed = &app.shared.feed;
+        feed.polled(feed.polls() + 1, Instant::now() + PATIENCE).await;
+    }
+}
+
+/// The position of such an event is the next one, which nobody takes.
+#[tokio::test]
+async fn the_last_event_of_all_is_told_though_another_transaction_overtook_it() {
+    let app = App::start().await;
+    let mut watch = Watch::from_now(&app, &app.as_root()).await;
+
+    let mut last = app.superuser().await;
+    last.batch_execute("begin; select pg_current_xact_id()").await.unwrap();
+    app.superuser().await.batch_execute("select pg_current_xact_id()").await.unwrap();
+    let id = app.shared.clock.uuid();
+    write_event(&mut last, id).await;
+    last.batch_execute("commit").await.unwrap();
+
+    assert_eq!(ids(&watch.take(1).await.unwrap()), [id.to_string()]);
+}
+
 #[tokio::test]
 async fn what_was_done_is_told_with_all_there_is_to_it_and_what_was_not_is_not() {
     let app = App::start().await;
     let root = app.as_root().with("x-correlation-id", "chain-1");
-    let mut watch = Watch::from_now(&app.as_root()).await;
+    let mut watch = Watch::from_now(&app, &app.as_root()).await;
 
     let refused = root.create(pb::Tenant { name: None, ..tenant("bar") }).await.unwrap_err();
     let mut rehearsal = json!({"tenant": {"tenant_id": "bar", "name": "bar", "description": "",
@@ -198,7 +226,7 @@ async fn an_event_that_commits_late_is_missed_by_no_watcher() {
     let app = App::start().await;
     let root = app.as_root();
     root.create(tenant("foo")).await.unwrap();
-    let mut watch = Watch::from_now(&root).await;
+    let mut watch = Watch::from_now(&app, &root).await;
     let mut reader = app.superuser().await;
     let mut naive = Naive::default();
     naive.poll(&mut reader).await;
@@ -249,7 +277,7 @@ async fn changes_of_one_tenant_are_told_in_their_order_whichever_transaction_is_
     let app = App::start().await;
     let root = app.as_root();
     root.create(tenant("foo")).await.unwrap();
-    let mut watch = Watch::from_now(&root).await;
+    let mut watch = Watch::from_now(&app, &root).await;
 
     let mut older = app.superuser().await;
     older.batch_execute("begin; select pg_current_xact_id()").await.unwrap();
@@ -275,7 +303,7 @@ async fn under_concurrent_changes_each_event_goes_on_where_the_one_before_ended(
     for id in ["one", "two"] {
         root.create(tenant(id)).await.unwrap();
     }
-    let mut watch = Watch::from_now(&root).await;
+    let mut watch = Watch::from_now(&app, &root).await;
 
     let changes = (0..100).map(|number| {
         let root = root.clone();
@@ -309,7 +337,7 @@ async fn a_watcher_killed_and_resumed_a_thousand_times_sees_what_was_committed_o
     for number in 0..4 {
         root.create(tenant(&format!("t{number}"))).await.unwrap();
     }
-    let start = Watch::from_now(&root).await.cursor;
+    let start = Watch::from_now(&app, &root).await.cursor;
     let (stop, stopped) = tokio::sync::watch::channel(false);
     let writers = (0..4).map(|number| {
         let (root, stopped) = (root.clone(), stopped.clone());
@@ -379,7 +407,7 @@ async fn each_caller_sees_what_lies_within_its_reach_whether_it_lists_or_watches
     ];
     let mut watches = Vec::new();
     for (_, caller) in &callers {
-        watches.push(Watch::from_now(caller).await);
+        watches.push(Watch::from_now(&app, caller).await);
     }
 
     tag(&root, "high", "h").await;
@@ -444,6 +472,7 @@ async fn a_watcher_may_ask_for_types_and_for_a_tenant() {
         tenant_id: "foo".into(),
         ..Default::default()
     };
+    settle(&app).await;
     let mut watch = Watch::start(&root, request.clone()).await.unwrap();
     let start = watch.cursor.clone();
 
@@ -487,7 +516,7 @@ async fn with_keys_verify_alone_a_watcher_is_told_what_may_change_verdicts_and_n
     let verifier = app.as_key(&root.create_key(&["key-verifier"]).await);
     let victim = root.create_key(&["auditor"]).await;
     let victim = app.as_key(&victim).call("WhoAmI", json!({})).await.unwrap();
-    let mut watch = Watch::from_now(&verifier).await;
+    let mut watch = Watch::from_now(&app, &verifier).await;
 
     root.with("x-tenant-id", "foo")
         .call("CreateGroup", json!({"group": {"group_id": "g", "name": "g"}}))
@@ -527,18 +556,18 @@ async fn a_stream_ends_with_the_right_to_it() {
 
     let key = app.as_key(&on_low.create_key(&["tenant-admin"]).await);
     let id = key.call("WhoAmI", json!({})).await.unwrap()["api_key"]["api_key_id"].clone();
-    let mut revoked = Watch::from_now(&key).await;
+    let mut revoked = Watch::start(&key, WatchEventsRequest::default()).await.unwrap();
     root.call("RevokeApiKey", json!({"api_key_id": id, "reason": "gone"})).await.unwrap();
     let revoked = revoked.end().await;
 
     let key = app.as_key(&on_low.create_key(&["tenant-admin"]).await);
-    let mut locked = Watch::from_now(&key).await;
+    let mut locked = Watch::start(&key, WatchEventsRequest::default()).await.unwrap();
     let lock = json!({"tenant_id": "foo", "mode": "LOCK_MODE_FULL", "reason": "unpaid"});
     root.call("LockTenant", lock).await.unwrap();
     let locked = locked.end().await;
     root.call("UnlockTenant", json!({"tenant_id": "foo"})).await.unwrap();
 
-    let mut moved = Watch::from_now(&key).await;
+    let mut moved = Watch::start(&key, WatchEventsRequest::default()).await.unwrap();
     let to_bar = json!({"tenant_id": "low", "parent_tenant_id": "bar"});
     root.call("MoveTenant", to_bar).await.unwrap();
     let moved = moved.end().await;
@@ -546,13 +575,13 @@ async fn a_stream_ends_with_the_right_to_it() {
     let polls = app.shared.feed.polls();
     app.shared.feed.polled(polls + 1, Instant::now() + PATIENCE).await;
 
-    let mut forbidden = Watch::from_now(&key).await;
+    let mut forbidden = Watch::start(&key, WatchEventsRequest::default()).await.unwrap();
     let rules = json!([{"name": "elsewhere", "cidr": "192.0.2.0/24"}]);
     let list = json!({"enabled": true, "rules": rules, "force": true});
     on_low.call("UpdateIpAllowlist", list).await.unwrap();
     let forbidden = forbidden.end().await;
 
-    let mut admin = Watch::from_now(&root).await;
+    let mut admin = Watch::start(&root, WatchEventsRequest::default()).await.unwrap();
     app.shared.feed.close();
     let closed = admin.end().await;
 
@@ -572,7 +601,7 @@ async fn a_stream_ends_with_its_key() {
     let end = (app.shared.clock.now() + TimeDelta::hours(1)).to_rfc3339();
     let api_key = json!({"roles": ["auditor"], "expire_time": end});
     let made = root.call("CreateApiKey", json!({"api_key": api_key})).await.unwrap();
-    let mut watch = Watch::from_now(&app.as_key(made["secret"].as_str().unwrap())).await;
+    let mut watch = Watch::from_now(&app, &app.as_key(made["secret"].as_str().unwrap())).await;
 
     app.shared.clock.advance(TimeDelta::hours(2));
     tag(&root, "foo", "new").await;
@@ -586,7 +615,7 @@ async fn a_caller_that_does_not_read_is_cut_off_and_its_cursor_is_still_good() {
     let app = App::start_with(|settings| settings.events.watcher_timeout = patience).await;
     let root = app.as_root();
     root.create(tenant("foo")).await.unwrap();
-    let mut watch = Watch::from_now(&root).await;
+    let mut watch = Watch::from_now(&app, &root).await;
 
     // More than what waits in all the buffers between the two.
     let large = "x".repeat(60_000);
@@ -621,7 +650,9 @@ async fn a_thousand_watchers_cost_the_database_no_more_than_one() {
     for _ in 0..5 {
         let caller = app.over_a_new_connection(&app.root);
         for _ in 0..10 {
-            watches.extend(join_all((0..20).map(|_| Watch::from_now(&caller))).await);
+            let start = || Watch::start(&caller, WatchEventsRequest::default());
+            let started = join_all((0..20).map(|_| start())).await;
+            watches.extend(started.into_iter().map(Result::unwrap));
         }
     }
     let one_more = Watch::start(&root, WatchEventsRequest::default()).await.err().unwrap();
@@ -645,7 +676,7 @@ async fn a_thousand_watchers_cost_the_database_no_more_than_one() {
 async fn an_idle_stream_is_told_how_far_it_is() {
     let app = App::start().await;
     let root = app.as_root();
-    let mut watch = Watch::from_now(&root).await;
+    let mut watch = Watch::from_now(&app, &root).await;
     let first = watch.cursor.clone();
 
     let checkpoint = watch.answer().await.unwrap();
@@ -660,12 +691,14 @@ async fn events_go_by_whole_weeks_and_cursors_with_them() {
     let app = App::start().await;
     let root = app.as_root();
     root.create(tenant("old")).await.unwrap();
+    settle(&app).await;
     let early = listed(&root, "tenant_id = old", "").await;
     start::sweep_once(&app.shared).await.unwrap();
     app.shared.clock.advance(TimeDelta::days(89));
     start::sweep_once(&app.shared).await.unwrap();
     let kept = listed(&root, "tenant_id = old", "").await;
     root.create(tenant("young")).await.unwrap();
+    settle(&app).await;
     let young = listed(&root, "tenant_id = young", "").await;
 
     app.shared.clock.advance(TimeDelta::days(60));
@@ -688,6 +721,7 @@ async fn an_event_without_a_partition_is_kept_and_moves_into_its_own() {
     let root = app.as_root();
     app.shared.clock.advance(TimeDelta::days(200));
     root.create(tenant("foo")).await.unwrap();
+    settle(&app).await;
     let before = listed(&root, "tenant_id = foo", "").await;
     let rest = "select count(*) as number from events_rest";
     let waiting = count(&app, rest).await;
@@ -760,7 +794,7 @@ async fn what_ends_is_told_of_ahead() {
 async fn what_was_expunged_is_not_told_to_who_comes_later() {
     let app = App::start().await;
     let root = app.as_root();
-    let mut watch = Watch::from_now(&root).await;
+    let mut watch = Watch::from_now(&app, &root).await;
     let start = watch.cursor.clone();
     root.create(tenant("foo")).await.unwrap();
     watch.take(1).await.unwrap();
@@ -779,7 +813,7 @@ async fn what_was_expunged_is_not_told_to_who_comes_later() {
 async fn no_secret_is_in_any_event() {
     let app = App::start_working().await;
     let root = app.as_root();
-    let mut watch = Watch::from_now(&root).await;
+    let mut watch = Watch::from_now(&app, &root).await;
     root.call("CreateProduct", product()).await.unwrap();
     let mut secrets = vec![app.root.clone()];
     let mut request = json!({"tenant": {
