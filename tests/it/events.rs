@@ -20,8 +20,9 @@ use tonic::{Code, Status, Streaming};
 
 use crate::app::{App, Caller, application, count, fields, product, tenant, told};
 
-/// Longer than anything here takes, so that a test that would hang fails instead.
-const PATIENCE: Duration = Duration::from_mins(1);
+/// Longer than anything here takes, and shorter than the minute after which housekeeping hides that an
+/// event waits for somebody to write.
+const PATIENCE: Duration = Duration::from_secs(40);
 
 /// A stream, and where it is.
 struct Watch {
