@@ -223,8 +223,7 @@ impl App {
     /// A caller with a key, over a connection of its own.
     pub fn over_a_new_connection(&self, key: &str) -> Caller {
         let endpoint = Endpoint::from_shared(format!("http://{}", self.address)).unwrap();
-        let caller = Caller { channel: endpoint.connect_lazy(), metadata: Metadata(Vec::new()) };
-        caller.with("authorization", &format!("Bearer {key}"))
+        Caller::over(endpoint.connect_lazy(), key)
     }
 
     /// A caller without a key.
@@ -277,6 +276,11 @@ impl Interceptor for Metadata {
 type Intercepted = InterceptedService<Channel, Metadata>;
 
 impl Caller {
+    /// A caller with a key.
+    pub fn over(channel: Channel, key: &str) -> Self {
+        Self { channel, metadata: Metadata::bearer(key) }
+    }
+
     /// The same caller with one more metadata key; twice the same key is sent twice.
     pub fn with(&self, key: &str, value: &str) -> Self {
         let mut caller = self.clone();

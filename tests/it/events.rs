@@ -809,14 +809,10 @@ async fn what_was_expunged_is_not_told_to_who_comes_later() {
     assert_eq!((&events[0].before, &events[0].after), (&None, &None));
 }
 
-/// Every text that is given once as a secret, from every method that gives one.
-#[tokio::test]
-async fn no_secret_is_in_any_event() {
-    let app = App::start_working().await;
-    let root = app.as_root();
-    let mut watch = Watch::from_now(&app, &root).await;
+/// Calls every method that gives or takes a secret, with foo and bar as tenants; answers the secrets.
+pub async fn run_of_secrets(root: &Caller) -> Vec<String> {
     root.call("CreateProduct", product()).await.unwrap();
-    let mut secrets = vec![app.root.clone()];
+    let mut secrets = Vec::new();
     let mut request = json!({"tenant": {
         "tenant_id": "foo", "name": "foo", "description": "", "type": "TENANT_TYPE_PRODUCT",
         "organization_kind": "ORGANIZATION_KIND_ENTERPRISE",
@@ -842,6 +838,17 @@ async fn no_secret_is_in_any_event() {
         }
     }
     secrets.push(root.with("x-tenant-id", "foo").create_key(&["tenant-admin"]).await);
+    secrets
+}
+
+/// Every text that is given once as a secret, from every method that gives one.
+#[tokio::test]
+async fn no_secret_is_in_any_event() {
+    let app = App::start_working().await;
+    let root = app.as_root();
+    let mut watch = Watch::from_now(&app, &root).await;
+    let mut secrets = run_of_secrets(&root).await;
+    secrets.push(app.root.clone());
     tag(&root, "foo", "end").await;
 
     let mut seen = Vec::new();

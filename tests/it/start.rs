@@ -5,7 +5,7 @@ use std::{
     os::unix::process::ExitStatusExt as _,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
-    sync::mpsc::RecvTimeoutError,
+    sync::{Arc, Mutex, mpsc::RecvTimeoutError},
     thread::JoinHandle,
     time::{Duration, Instant},
 };
@@ -15,10 +15,14 @@ use nix::{
     unistd::Pid,
 };
 use secrecy::{ExposeSecret as _, SecretString};
+use serde_json::json;
 use tenantry::{db::migrate, pb, start};
 use tonic::transport::{Channel, Endpoint};
 
-use crate::app::{cluster, tenant};
+use crate::{
+    app::{Caller, cluster, tenant},
+    events::run_of_secrets,
+};
 
 /// Longer than any start takes, even on a busy machine.
 const PATIENCE: Duration = Duration::from_mins(1);
@@ -308,6 +312,45 @@ async fn each_call_is_logged_in_one_line_that_holds_no_secret() {
     }
     let secret = root.split('_').nth(3).unwrap();
     assert!(!log.contains(secret) && !log.contains("made_up_key"), "{log}");
+}
+
+/// With all that can be logged, and every call traced, to a collector that keeps what it gets.
+#[tokio::test]
+async fn no_secret_is_in_logs_or_traces() {
+    let collected = Arc::new(Mutex::new(Vec::new()));
+    let keep = collected.clone();
+    let collector = axum::Router::new().fallback(async move |bytes: axum::body::Bytes| {
+        keep.lock().unwrap().extend_from_slice(&bytes);
+        // An answer without fields.
+        ([("content-type", "application/grpc"), ("grpc-status", "0")], vec![0; 5])
+    });
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let endpoint = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async { axum::serve(listener, collector).await.unwrap() });
+    let folder = Folder::new("secrets");
+    let mut command = command(&folder.0);
+    command
+        .env("TENANTRY_LOG__FILTER", "trace")
+        .env("TENANTRY_OTLP__ENDPOINT", endpoint)
+        .env("OTEL_TRACES_SAMPLER_ARG", "1");
+    let running = run(command, &folder.0);
+    let root = Caller::over(running.channel(), &running.root());
+
+    let mut secrets = run_of_secrets(&root).await;
+    for secret in &secrets {
+        root.call("VerifyKey", json!({"key": secret, "environment": "production"})).await.unwrap();
+        let _ = Caller::over(running.channel(), secret).call("WhoAmI", json!({})).await;
+    }
+    secrets.push(running.root());
+    let log = running.log().await;
+
+    let traces = String::from_utf8_lossy(&collected.lock().unwrap()).into_owned();
+    for (told, what) in [(&log, "log"), (&traces, "trace")] {
+        assert!(told.contains("CreateTenant") && told.contains("VerifyKey"), "a {what} of it");
+        for secret in &secrets {
+            assert!(!told.contains(&secret[..secret.len().min(40)]), "a {what} has a secret");
+        }
+    }
 }
 
 #[test]
