@@ -41,12 +41,13 @@ const FEED_WAIT: Duration = Duration::from_secs(5);
 /// How long the database may take, for each question.
 const READ_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How large an answer is, about.
+/// How large an answer is, about. Who does not read holds two for each of its streams, half a gigabyte
+/// for all streams that an owner may have, until each is cut off.
 const ANSWER_EVENTS: usize = 500;
-const ANSWER_BYTES: usize = 1 << 20;
+const ANSWER_BYTES: usize = 256 << 10;
 
 /// How many answers wait to be read, besides what the connection holds.
-const WAITING: usize = 2;
+const WAITING: usize = 1;
 
 /// How long before the boundary of what is kept a cursor counts as expired: transactions take a while,
 /// and clocks differ.
