@@ -207,6 +207,14 @@ pub enum Kind {
     Domain,
     /// An API key.
     ApiKey,
+    /// What a tenant runs of a product.
+    Installation,
+    /// What external keys hang on.
+    AppKey,
+    /// A key that clients of an installation send.
+    ExternalKey,
+    /// As which OAuth client the users of a tenant sign in.
+    OAuthClient,
     /// An IP allow-list.
     IpAllowlist,
     /// A reseller.
@@ -240,6 +248,10 @@ impl Kind {
             Self::Environment => "environment",
             Self::Domain => "domain",
             Self::ApiKey => "API key",
+            Self::Installation => "installation of the tenant",
+            Self::AppKey => "app key of the tenant",
+            Self::ExternalKey => "external key",
+            Self::OAuthClient => "OAuth client of the tenant",
             Self::IpAllowlist => "IP allow-list",
             Self::Reseller => "reseller",
             Self::Backend => "backend",
@@ -268,8 +280,12 @@ impl Kind {
             Self::Backend => ": ListBackends shows those there are",
             Self::Product => ": ListProducts shows those there are, with their packages",
             Self::TenantTemplate => ": ListTenantTemplates shows those there are",
+            Self::Installation => ": ListInstallations shows those of the tenant of the call",
+            Self::AppKey => ": ListAppKeys shows those of the tenant of the call",
+            Self::ExternalKey => ": ListExternalKeys shows those there are",
             Self::Tenant
             | Self::ApiKey
+            | Self::OAuthClient
             | Self::IpAllowlist
             | Self::ServiceSettings
             | Self::UsageRecord
@@ -299,11 +315,14 @@ impl Kind {
             Self::Account => ErrorReason::AccountNotFound,
             Self::Environment => ErrorReason::EnvironmentNotFound,
             Self::Domain => ErrorReason::DomainNotFound,
-            Self::ApiKey => ErrorReason::KeyNotFound,
+            Self::ApiKey | Self::AppKey | Self::ExternalKey => ErrorReason::KeyNotFound,
+            Self::Installation => ErrorReason::ApplicationNotFound,
             // Every tenant has them, be they empty, and they are never looked up.
-            Self::IpAllowlist | Self::ServiceSettings | Self::UsageRecord | Self::Entitlement => {
-                ErrorReason::Internal
-            }
+            Self::IpAllowlist
+            | Self::OAuthClient
+            | Self::ServiceSettings
+            | Self::UsageRecord
+            | Self::Entitlement => ErrorReason::Internal,
             Self::Reseller => ErrorReason::ResellerNotFound,
             Self::Backend => ErrorReason::BackendNotFound,
             Self::Product => ErrorReason::ProductOrPackageUnknown,
@@ -324,11 +343,15 @@ impl Kind {
             Self::UsageRecord => ErrorReason::UsageAlreadyRecorded,
             // Keys and operations have generated ids; two cannot meet. The others are set, not created.
             Self::ApiKey
+            | Self::Installation
+            | Self::AppKey
+            | Self::OAuthClient
             | Self::IpAllowlist
             | Self::ServiceSettings
             | Self::Entitlement
             | Self::Operation
             | Self::AppData => ErrorReason::Internal,
+            Self::ExternalKey => ErrorReason::KeyAlreadyExists,
             Self::Reseller => ErrorReason::ResellerAlreadyExists,
             Self::Backend => ErrorReason::BackendAlreadyExists,
             Self::Product => ErrorReason::ProductAlreadyExists,
@@ -555,6 +578,8 @@ fn legacy_code(reason: ErrorReason) -> Option<&'static str> {
         ErrorReason::ParentNotFound => "453",
         ErrorReason::CannotDeleteSelf => "462",
         ErrorReason::KeyNotFound => "473",
+        ErrorReason::ApplicationNotFound => "472",
+        ErrorReason::OauthTypeConflict => "459",
         ErrorReason::ProductOrPackageUnknown => "460",
         ErrorReason::ResellerAlreadyExists => "11",
         ErrorReason::RecordProtected => "500",

@@ -45,6 +45,10 @@ const STEP_TIMEOUT: Duration = Duration::from_secs(30);
 /// What a tenant owns: each table, and what tells its rows apart within the tenant. What rests on other
 /// rows comes before them. What is missing here goes with the row of the tenant, at once.
 const OWNED: &[(&str, &str)] = &[
+    ("imported_keys", "digest"),
+    ("key_usage", "route, number"),
+    ("key_credits", "route, number"),
+    ("key_rate_windows", "route, number"),
     ("external_keys", "route, number"),
     ("tenant_app_key_configs", "app_key_id, environment"),
     ("tenant_app_keys", "app_key_id"),

@@ -73,6 +73,26 @@ diesel::table! {
         backend_ids -> Array<Nullable<Text>>,
         /// What the key is for.
         description -> Text,
+        /// Whether the key is good at all; unlike a revoked key it can be enabled again.
+        enabled -> Bool,
+        /// What digest was before the last rotation; good until old_end_time.
+        old_digest -> Nullable<Bytea>,
+        /// The version of the master key that old_digest was made with.
+        old_master_key_version -> Nullable<Int2>,
+        /// The end of the overlap of the last rotation.
+        old_end_time -> Nullable<Timestamptz>,
+        /// How many verifications of a window find the key VALID; null: any number.
+        rate_requests -> Nullable<Int8>,
+        /// How long a window is; windows begin at multiples of it since 1970.
+        rate_window_seconds -> Nullable<Int4>,
+        /// How many uses there are, and up to how many refills go; null: any number.
+        credits_amount -> Nullable<Int8>,
+        /// How many uses a refill adds; null: there are none.
+        credits_refill_amount -> Nullable<Int8>,
+        /// How often it is refilled, counted from when credits were set.
+        credits_refill_seconds -> Nullable<Int4>,
+        /// Counts how often the limits were set: what was handed out before counts for nothing.
+        limits_version -> Int8,
     }
 }
 
@@ -208,6 +228,24 @@ diesel::table! {
         revoke_reason -> Nullable<Text>,
         /// Counts the changes of the row; the etag is made from it.
         version -> Int8,
+        /// What digest was before the last rotation; good until old_end_time.
+        old_digest -> Nullable<Bytea>,
+        /// The version of the master key that old_digest was made with.
+        old_master_key_version -> Nullable<Int2>,
+        /// The end of the overlap of the last rotation.
+        old_end_time -> Nullable<Timestamptz>,
+        /// As in api_keys.
+        rate_requests -> Nullable<Int8>,
+        /// As in api_keys.
+        rate_window_seconds -> Nullable<Int4>,
+        /// As in api_keys.
+        credits_amount -> Nullable<Int8>,
+        /// As in api_keys.
+        credits_refill_amount -> Nullable<Int8>,
+        /// As in api_keys.
+        credits_refill_seconds -> Nullable<Int4>,
+        /// As in api_keys.
+        limits_version -> Int8,
     }
 }
 
@@ -231,6 +269,66 @@ diesel::table! {
 }
 
 diesel::table! {
+    /// Keys that were made elsewhere: their texts lead to no row, so they are found by what is stored of them.
+    imported_keys (digest) {
+        /// HMAC under the master key of the SHA-256 of the whole text.
+        digest -> Bytea,
+        /// The version of the master key that the digest was made with.
+        master_key_version -> Int2,
+        route -> Int8,
+        number -> Int8,
+        tenant_uid -> Uuid,
+    }
+}
+
+diesel::table! {
+    /// How many uses of a key are left that no node has taken a portion of.
+    key_credits (route, number) {
+        route -> Int8,
+        number -> Int8,
+        /// Whose key it is; null for a key of the system or an account.
+        tenant_uid -> Nullable<Uuid>,
+        /// The limits that it counts against.
+        limits_version -> Int8,
+        remaining -> Int8,
+        /// How many uses were handed out the last time.
+        granted -> Int8,
+        /// Up to when refills are counted in remaining.
+        refill_time -> Timestamptz,
+    }
+}
+
+diesel::table! {
+    /// How much of the newest window of a key was handed out to nodes, which take small portions of it.
+    key_rate_windows (route, number) {
+        route -> Int8,
+        number -> Int8,
+        /// Whose key it is; null for a key of the system or an account.
+        tenant_uid -> Nullable<Uuid>,
+        /// The limits that it counts against.
+        limits_version -> Int8,
+        /// Seconds since 1970, by the clock of the database, divided by the length of the window.
+        window_number -> Int8,
+        /// How many uses of it were handed out.
+        used -> Int8,
+        /// How many of them the last time.
+        granted -> Int8,
+    }
+}
+
+diesel::table! {
+    /// When keys were used last. Written at most once a minute for a key, so that the keys themselves never are.
+    key_usage (route, number) {
+        route -> Int8,
+        number -> Int8,
+        /// Whose key it is; null for a key of the system or an account.
+        tenant_uid -> Nullable<Uuid>,
+        /// To the minute. No index has it: an update stays on its page.
+        last_used_time -> Timestamptz,
+    }
+}
+
+diesel::table! {
     /// Tells whether a service holds the master key that the keys in this database were made with.
     master_key_checks (version) {
         /// Version of the master key; 0 stands for the permutation of key ids.
@@ -238,6 +336,20 @@ diesel::table! {
         /// HMAC of a fixed label; tells nothing of the key.
         check_value -> Bytea,
         create_time -> Timestamptz,
+    }
+}
+
+diesel::table! {
+    /// The nodes that answer from what they know, and up to where each has applied what happened.
+    nodes (node_id) {
+        /// Made anew whenever a node begins to know anything.
+        node_id -> Uuid,
+        /// For how long after the beginning of a poll the node trusts what it knows.
+        lease_milliseconds -> Int8,
+        /// A pg_snapshot: everything that it sees was applied.
+        applied -> Text,
+        /// When the node last said that it is there, by the clock of the database.
+        renew_time -> Timestamptz,
     }
 }
 
@@ -663,6 +775,10 @@ diesel::joinable!(api_keys -> accounts (account_id));
 diesel::joinable!(api_keys -> environments (environment));
 diesel::joinable!(api_keys -> tenants (tenant_uid));
 diesel::joinable!(external_keys -> environments (environment));
+diesel::joinable!(imported_keys -> tenants (tenant_uid));
+diesel::joinable!(key_credits -> tenants (tenant_uid));
+diesel::joinable!(key_rate_windows -> tenants (tenant_uid));
+diesel::joinable!(key_usage -> tenants (tenant_uid));
 diesel::joinable!(operations -> accounts (account_id));
 diesel::joinable!(operations -> tenants (tenant_uid));
 diesel::joinable!(products -> accounts (account_id));
@@ -693,7 +809,12 @@ diesel::allow_tables_to_appear_in_same_query!(
     expiry_notices,
     external_keys,
     idempotency_records,
+    imported_keys,
+    key_credits,
+    key_rate_windows,
+    key_usage,
     master_key_checks,
+    nodes,
     operations,
     product_packages,
     products,

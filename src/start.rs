@@ -301,6 +301,16 @@ pub async fn create_admin_key(
         revoked_by: None,
         revoke_reason: None,
         version: 1,
+        enabled: true,
+        old_digest: None,
+        old_master_key_version: None,
+        old_end_time: None,
+        rate_requests: None,
+        rate_window_seconds: None,
+        credits_amount: None,
+        credits_refill_amount: None,
+        credits_refill_seconds: None,
+        limits_version: 0,
     };
     let mut transaction = database.begin(&Scope::System, None, deadline).await?;
     if !keys::store::insert(transaction.conn(), &key).await? {

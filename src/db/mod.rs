@@ -120,6 +120,8 @@ pub enum Role {
     Feed,
     /// Finds what ends soon, and tells of it.
     Expiry,
+    /// Counts how often and when keys are used.
+    Meter,
 }
 
 impl Role {
@@ -132,6 +134,7 @@ impl Role {
             Self::Purger => "set local role tenantry_purger",
             Self::Feed => "set local role tenantry_feed",
             Self::Expiry => "set local role tenantry_expiry",
+            Self::Meter => "set local role tenantry_meter",
         }
     }
 }

@@ -24,11 +24,12 @@ use crate::{
     events::outbox::Event,
     pb,
     rpc::{
-        TenantOfCall,
+        Call, TenantOfCall,
         mutate::{Change, etag},
         permit::json_of,
     },
     schema::{external_keys, tenant_app_key_configs, tenant_app_keys, tenant_installations},
+    server::Shared,
     tenants::model::generated_id_of,
     wire::{Fields, id, prose, read_json, text, timestamp},
 };
@@ -101,8 +102,32 @@ pub struct ExternalKey {
     pub create_time: DateTime<Utc>,
     /// When it was changed last.
     pub update_time: DateTime<Utc>,
+    /// When it was revoked.
+    pub revoke_time: Option<DateTime<Utc>>,
+    /// Who revoked it.
+    pub revoked_by: Option<String>,
+    /// Why it was revoked.
+    pub revoke_reason: Option<String>,
     /// Counts the changes.
     pub version: i64,
+    /// What was stored of the secret before the last rotation.
+    pub old_digest: Option<Vec<u8>>,
+    /// The version of the master key that made that.
+    pub old_master_key_version: Option<i16>,
+    /// Until when the old secret is good.
+    pub old_end_time: Option<DateTime<Utc>>,
+    /// How many uses of a window there are.
+    pub rate_requests: Option<i64>,
+    /// How long a window is.
+    pub rate_window_seconds: Option<i32>,
+    /// How many uses there are altogether, or after a refill.
+    pub credits_amount: Option<i64>,
+    /// How many a refill adds.
+    pub credits_refill_amount: Option<i64>,
+    /// How often it is refilled.
+    pub credits_refill_seconds: Option<i32>,
+    /// Counts how often the limits were set.
+    pub limits_version: i64,
 }
 
 /// What a caller says of an installation that comes to be with its tenant.
@@ -431,7 +456,19 @@ async fn issue(
         created_by: change.call.actor(),
         create_time: change.now,
         update_time: change.now,
+        revoke_time: None,
+        revoked_by: None,
+        revoke_reason: None,
         version: 1,
+        old_digest: None,
+        old_master_key_version: None,
+        old_end_time: None,
+        rate_requests: None,
+        rate_window_seconds: None,
+        credits_amount: None,
+        credits_refill_amount: None,
+        credits_refill_seconds: None,
+        limits_version: 0,
     };
     diesel::insert_into(external_keys::table).values(&key).execute(change.conn()).await?;
     let text = secret::mint(master, Some(&new.environment), key_ref, &secret);
@@ -452,10 +489,11 @@ impl ExternalKey {
             expire_time: self.expire_time.map(timestamp),
             device: rules.device.clone(),
             geo: rules.geo.clone(),
-            enabled: self.enabled,
+            enabled: Some(self.enabled),
             created_by: self.created_by,
             create_time: Some(timestamp(self.create_time)),
             etag: etag(self.version),
+            ..Default::default()
         }
     }
 }
@@ -506,6 +544,51 @@ async fn tell(
             after: Some(after),
         })
         .await
+}
+
+/// Not there yet.
+pub async fn create(
+    _shared: &Shared,
+    _call: &Call,
+    _request: &pb::CreateInstallationRequest,
+) -> Result<pb::CreateInstallationResponse> {
+    Err(Error::MethodUnknown)
+}
+
+/// Not there yet.
+pub async fn get(
+    _shared: &Shared,
+    _call: &Call,
+    _request: &pb::GetInstallationRequest,
+) -> Result<pb::GetInstallationResponse> {
+    Err(Error::MethodUnknown)
+}
+
+/// Not there yet.
+pub async fn list(
+    _shared: &Shared,
+    _call: &Call,
+    _request: &pb::ListInstallationsRequest,
+) -> Result<pb::ListInstallationsResponse> {
+    Err(Error::MethodUnknown)
+}
+
+/// Not there yet.
+pub async fn update(
+    _shared: &Shared,
+    _call: &Call,
+    _request: &pb::UpdateInstallationRequest,
+) -> Result<pb::UpdateInstallationResponse> {
+    Err(Error::MethodUnknown)
+}
+
+/// Not there yet.
+pub async fn delete(
+    _shared: &Shared,
+    _call: &Call,
+    _request: &pb::DeleteInstallationRequest,
+) -> Result<pb::DeleteInstallationResponse> {
+    Err(Error::MethodUnknown)
 }
 
 #[cfg(test)]

@@ -129,6 +129,16 @@ pub async fn grant(
         revoked_by: None,
         revoke_reason: None,
         version: 1,
+        enabled: true,
+        old_digest: None,
+        old_master_key_version: None,
+        old_end_time: None,
+        rate_requests: None,
+        rate_window_seconds: None,
+        credits_amount: None,
+        credits_refill_amount: None,
+        credits_refill_seconds: None,
+        limits_version: 0,
     };
     if !store::insert(change.conn(), &key).await? {
         return Err(Error::internal("two keys of one owner have met in one number"));

@@ -3,8 +3,13 @@
 //! (`wire`), what tenants run and the keys that its clients send (`installations`), as which OAuth client
 //! a tenant's users sign in (`oauth`), and the RPCs (`service`).
 
+pub mod api_keys;
+pub mod app_keys;
+pub mod external_keys;
+pub mod import;
 pub mod installations;
 pub mod issue;
+pub mod limits;
 pub mod list;
 pub mod master;
 pub mod model;
@@ -14,4 +19,5 @@ pub mod secret;
 pub mod service;
 pub mod store;
 pub mod verdict;
+pub mod verify;
 pub mod wire;

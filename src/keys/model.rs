@@ -79,6 +79,26 @@ pub struct ApiKey {
     pub revoke_reason: Option<String>,
     /// Counts the changes.
     pub version: i64,
+    /// Whether it is good at all.
+    pub enabled: bool,
+    /// What was stored of the secret before the last rotation.
+    pub old_digest: Option<Vec<u8>>,
+    /// The version of the master key that made that.
+    pub old_master_key_version: Option<i16>,
+    /// Until when the old secret is good.
+    pub old_end_time: Option<DateTime<Utc>>,
+    /// How many uses of a window there are.
+    pub rate_requests: Option<i64>,
+    /// How long a window is.
+    pub rate_window_seconds: Option<i32>,
+    /// How many uses there are altogether, or after a refill.
+    pub credits_amount: Option<i64>,
+    /// How many a refill adds.
+    pub credits_refill_amount: Option<i64>,
+    /// How often it is refilled.
+    pub credits_refill_seconds: Option<i32>,
+    /// Counts how often the limits were set.
+    pub limits_version: i64,
 }
 
 impl ApiKey {

@@ -16,11 +16,12 @@ use crate::{
     events::outbox::Event,
     pb,
     rpc::{
-        TenantOfCall,
+        Call, TenantOfCall,
         mutate::{Change, etag},
         permit::json_of,
     },
     schema::tenant_oauth_clients,
+    server::Shared,
     text_enum,
     wire::{Fields, text, timestamp},
 };
@@ -325,6 +326,33 @@ impl From<OAuthClient> for pb::OAuthClient {
             etag: etag(version),
         }
     }
+}
+
+/// Not there yet.
+pub async fn get(
+    _shared: &Shared,
+    _call: &Call,
+    _request: &pb::GetOAuthClientRequest,
+) -> Result<pb::GetOAuthClientResponse> {
+    Err(Error::MethodUnknown)
+}
+
+/// Not there yet.
+pub async fn update(
+    _shared: &Shared,
+    _call: &Call,
+    _request: &pb::UpdateOAuthClientRequest,
+) -> Result<pb::UpdateOAuthClientResponse> {
+    Err(Error::MethodUnknown)
+}
+
+/// Not there yet.
+pub async fn rotate(
+    _shared: &Shared,
+    _call: &Call,
+    _request: &pb::RotateOAuthClientSecretRequest,
+) -> Result<pb::RotateOAuthClientSecretResponse> {
+    Err(Error::MethodUnknown)
 }
 
 #[cfg(test)]

@@ -174,6 +174,16 @@ pub fn message(key: ApiKey, tenant_id: &str, master: &MasterKey, now: DateTime<U
         revoked_by,
         revoke_reason,
         version,
+        enabled,
+        old_digest: _,
+        old_master_key_version: _,
+        old_end_time: _,
+        rate_requests: _,
+        rate_window_seconds: _,
+        credits_amount: _,
+        credits_refill_amount: _,
+        credits_refill_seconds: _,
+        limits_version: _,
     } = key;
     pb::ApiKey {
         api_key_id,
@@ -195,6 +205,8 @@ pub fn message(key: ApiKey, tenant_id: &str, master: &MasterKey, now: DateTime<U
         revoked_by: revoked_by.unwrap_or_default(),
         revoke_reason: revoke_reason.unwrap_or_default(),
         etag: etag(version),
+        enabled: Some(enabled),
+        ..Default::default()
     }
 }
 

@@ -84,6 +84,16 @@ impl Change<'_> {
         self.transaction.take_on(role).await
     }
 
+    /// What tells this change from others: whoever has applied it, has applied what it did.
+    ///
+    /// # Errors
+    ///
+    /// What the database reports.
+    pub async fn revision(&mut self) -> Result<String> {
+        let number = diesel::dsl::sql::<diesel::sql_types::Text>("pg_current_xact_id()::text");
+        Ok(diesel::select(number).get_result(self.conn()).await?)
+    }
+
     /// Makes an id.
     pub fn uuid(&self) -> Uuid {
         self.clock.uuid()

@@ -58,6 +58,8 @@ pub struct Method {
     pub acts_on_purged_tenant: bool,
     /// Whether its answer goes on for as long as the caller listens.
     pub streams: bool,
+    /// Whether calls of it that succeed are too many to be logged one by one.
+    pub quiet: bool,
 }
 
 /// The right that a method asks for.
@@ -105,6 +107,7 @@ impl Method {
                 acts_on_tenant_or_account: false,
                 acts_on_purged_tenant: false,
                 streams: false,
+                quiet: false,
             });
         }
         let extension = POOL.get_extension_by_name("tenantry.v1.access")?;
@@ -121,6 +124,7 @@ impl Method {
             acts_on_tenant_or_account,
             acts_on_purged_tenant,
             or_permission,
+            quiet,
         } = access;
         let right = match (permission.is_empty(), or_permission.is_empty(), any_valid_key) {
             (true, true, true) => Right::AnyValidKey,
@@ -136,6 +140,7 @@ impl Method {
             acts_on_tenant_or_account,
             acts_on_purged_tenant,
             streams,
+            quiet,
         })
     }
 }

@@ -1,0 +1,26 @@
+-- The verifier resolves keys of any tenant, and sees no more of what they hang on than a verdict needs.
+grant select (
+    enabled, old_digest, old_master_key_version, old_end_time, rate_requests, rate_window_seconds,
+    credits_amount, credits_refill_amount, credits_refill_seconds, limits_version
+) on api_keys to tenantry_verifier;
+
+create policy external_keys_verifier on external_keys for select to tenantry_verifier
+    using (true);
+grant select (
+    route, number, tenant_uid, app_key_id, environment, expire_time, device, geo, enabled, digest,
+    master_key_version, old_digest, old_master_key_version, old_end_time, revoke_time, rate_requests,
+    rate_window_seconds, credits_amount, credits_refill_amount, credits_refill_seconds, limits_version
+) on external_keys to tenantry_verifier;
+
+create policy tenant_app_keys_verifier on tenant_app_keys for select to tenantry_verifier
+    using (true);
+grant select (tenant_uid, app_key_id, installation_id) on tenant_app_keys to tenantry_verifier;
+
+create policy tenant_installations_verifier on tenant_installations for select to tenantry_verifier
+    using (true);
+grant select (tenant_uid, installation_id, product_code, package_code, ttl_hours)
+    on tenant_installations to tenantry_verifier;
+
+create policy tenant_app_key_configs_verifier on tenant_app_key_configs for select to tenantry_verifier
+    using (true);
+grant select (tenant_uid, app_key_id, environment, config) on tenant_app_key_configs to tenantry_verifier;

@@ -1,0 +1,13 @@
+-- What identifies a row, whose it is and what it is of never changes.
+grant update (description, package_code, ttl_hours, update_time, version), delete
+    on tenant_installations to tenantry_service;
+grant delete on tenant_app_keys to tenantry_service;
+grant update (config, update_time, version), delete on tenant_app_key_configs to tenantry_service;
+grant update (
+    label, environment, expire_time, device, geo, enabled, digest, master_key_version, old_digest,
+    old_master_key_version, old_end_time, update_time, revoke_time, revoked_by, revoke_reason, rate_requests,
+    rate_window_seconds, credits_amount, credits_refill_amount, credits_refill_seconds, limits_version, version
+), delete on external_keys to tenantry_service;
+grant update (
+    secret_digest, master_key_version, redirect_uri, grants, disabled, type, login_mode, pin, update_time, version
+) on tenant_oauth_clients to tenantry_service;

@@ -1,0 +1,113 @@
+//! How often a key may be used: what is said of it, and how it looks. Nodes hand it out elsewhere.
+
+use crate::{pb, wire::Fields};
+
+/// The limits of a key: so many uses in a window, and so many altogether.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// So many uses in a window.
+    pub rate: Option<Rate>,
+    /// So many altogether, or until the next refill.
+    pub credits: Option<Credits>,
+}
+
+/// So many uses in a window.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rate {
+    /// How many.
+    pub requests: i64,
+    /// How long a window is.
+    pub window_seconds: i32,
+}
+
+/// So many uses altogether.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Credits {
+    /// How many at first, and at most after a refill.
+    pub amount: i64,
+    /// How many a refill adds, and how often there is one.
+    pub refill: Option<(i64, i32)>,
+}
+
+const DAY: i32 = 24 * 60 * 60;
+const REQUESTS_MAX: i64 = 1_000_000_000;
+const WINDOW_MAX: i32 = 31 * DAY;
+const AMOUNT_MAX: i64 = 1_000_000_000_000;
+const INTERVAL_MAX: i32 = 366 * DAY;
+
+/// Reads the field `rate_limit` at a place of a request.
+pub fn read_rate(pb: Option<&pb::RateLimit>, at: &str, fields: &mut Fields) -> Option<Rate> {
+    let pb::RateLimit { requests, window } = pb?;
+    let requests = match *requests {
+        1..=REQUESTS_MAX => Ok(*requests),
+        other => Err(format!("is {other}, and must be 1 to {REQUESTS_MAX}")),
+    };
+    let requests = fields.take(&format!("{at}.requests"), requests);
+    let window = fields.take(&format!("{at}.window"), seconds(window.as_ref(), WINDOW_MAX));
+    Some(Rate { requests: requests?, window_seconds: window? })
+}
+
+/// Reads the field `credits` at a place of a request.
+pub fn read_credits(pb: Option<&pb::Credits>, at: &str, fields: &mut Fields) -> Option<Credits> {
+    let pb::Credits { amount, refill_amount, refill_interval, remaining: _ } = pb?;
+    let amount = match *amount {
+        0..=AMOUNT_MAX => Ok(*amount),
+        other => Err(format!("is {other}, and must be 0 to {AMOUNT_MAX}")),
+    };
+    let amount = fields.take(&format!("{at}.amount"), amount)?;
+    let Some(interval) = refill_interval else {
+        if *refill_amount != 0 {
+            fields.refuse(&format!("{at}.refill_interval"), "is required beside refill_amount");
+        }
+        return Some(Credits { amount, refill: None });
+    };
+    let interval =
+        fields.take(&format!("{at}.refill_interval"), seconds(Some(interval), INTERVAL_MAX));
+    let added = match *refill_amount {
+        0 if amount > 0 => Ok(amount),
+        1..=AMOUNT_MAX => Ok(*refill_amount),
+        other => Err(format!("is {other}, and must be 1 to {AMOUNT_MAX}")),
+    };
+    let added = fields.take(&format!("{at}.refill_amount"), added);
+    Some(Credits { amount, refill: Some((added?, interval?)) })
+}
+
+fn seconds(duration: Option<&prost_types::Duration>, max: i32) -> Result<i32, String> {
+    duration
+        .filter(|duration| duration.nanos == 0)
+        .and_then(|duration| i32::try_from(duration.seconds).ok())
+        .filter(|seconds| (1..=max).contains(seconds))
+        .ok_or_else(|| format!("is required: whole seconds, from 1 to {max}"))
+}
+
+impl Limits {
+    /// The limits as messages carry them, with what is left of the credits.
+    pub fn messages(&self, remaining: Option<i64>) -> (Option<pb::RateLimit>, Option<pb::Credits>) {
+        let duration = |seconds: i32| prost_types::Duration { seconds: seconds.into(), nanos: 0 };
+        let rate = self.rate.map(|rate| pb::RateLimit {
+            requests: rate.requests,
+            window: Some(duration(rate.window_seconds)),
+        });
+        let credits = self.credits.map(|credits| pb::Credits {
+            amount: credits.amount,
+            refill_amount: credits.refill.map_or(0, |(added, _)| added),
+            refill_interval: credits.refill.map(|(_, interval)| duration(interval)),
+            remaining: remaining.unwrap_or(credits.amount),
+        });
+        (rate, credits)
+    }
+
+    /// The limits of the columns of a key's row.
+    pub fn of_columns(
+        rate: (Option<i64>, Option<i32>),
+        credits: (Option<i64>, Option<i64>, Option<i32>),
+    ) -> Self {
+        Self {
+            rate: rate
+                .0
+                .zip(rate.1)
+                .map(|(requests, window_seconds)| Rate { requests, window_seconds }),
+            credits: credits.0.map(|amount| Credits { amount, refill: credits.1.zip(credits.2) }),
+        }
+    }
+}
