@@ -5,19 +5,25 @@
 
 pub mod api_keys;
 pub mod app_keys;
+pub mod cache;
 pub mod external_keys;
 pub mod import;
 pub mod installations;
 pub mod issue;
+pub mod known;
 pub mod limits;
 pub mod list;
 pub mod master;
+pub mod meter;
 pub mod model;
 pub mod oauth;
+pub mod resolve;
 pub mod roles;
+pub mod rules;
 pub mod secret;
 pub mod service;
 pub mod store;
+pub mod usage;
 pub mod verdict;
 pub mod verify;
 pub mod wire;
