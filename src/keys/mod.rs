@@ -15,6 +15,7 @@ pub mod master;
 pub mod model;
 pub mod oauth;
 pub mod roles;
+pub mod rules;
 pub mod secret;
 pub mod service;
 pub mod store;
