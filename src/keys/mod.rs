@@ -1,7 +1,8 @@
 //! Keys: the master key (`master`), the text of a key (`secret`), what a key is and when it is good
 //! (`model`, `roles`, `verdict`), how keys come to be (`issue`), are kept (`store`) and look from outside
 //! (`wire`), what tenants run and the keys that its clients send (`installations`), as which OAuth client
-//! a tenant's users sign in (`oauth`), and the RPCs (`service`).
+//! a tenant's users sign in (`oauth`), from where and how often keys may be used (`rules`, `limits`, `meter`)
+//! and when they were (`usage`), and the RPCs (`service`).
 
 pub mod api_keys;
 pub mod app_keys;
