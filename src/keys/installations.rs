@@ -37,7 +37,7 @@ use crate::{
 /// For how many hours verifiers may keep what a key resolves to (1-22).
 const TTL_HOURS: [i16; 9] = [6, 12, 24, 48, 72, 96, 120, 144, 168];
 const DESCRIPTION_MAX: usize = 1_000;
-const LABEL_MAX: usize = 80;
+pub(super) const LABEL_MAX: usize = 80;
 const PATTERNS_MAX: usize = 100;
 
 /// What a tenant runs of a product.
@@ -240,7 +240,7 @@ impl NewExternalKey {
 }
 
 /// Reads the last day of a key: the key ends with it, in UTC (1-30).
-fn read_last_day(date: &str, now: DateTime<Utc>) -> Result<Option<DateTime<Utc>>, String> {
+pub(super) fn read_last_day(date: &str, now: DateTime<Utc>) -> Result<Option<DateTime<Utc>>, String> {
     if date.is_empty() {
         return Ok(None);
     }
@@ -258,7 +258,7 @@ fn read_last_day(date: &str, now: DateTime<Utc>) -> Result<Option<DateTime<Utc>>
     if end <= now { Err("is over".to_owned()) } else { Ok(Some(end)) }
 }
 
-fn check_networks(networks: &[String], at: &str, fields: &mut Fields) {
+pub(super) fn check_networks(networks: &[String], at: &str, fields: &mut Fields) {
     if networks.len() > PATTERNS_MAX {
         fields.refuse(
             at,
@@ -276,7 +276,7 @@ fn check_networks(networks: &[String], at: &str, fields: &mut Fields) {
     }
 }
 
-fn check_devices(rules: &pb::DeviceRules, at: &str, fields: &mut Fields) {
+pub(super) fn check_devices(rules: &pb::DeviceRules, at: &str, fields: &mut Fields) {
     for (list, patterns) in [("allow", &rules.allow), ("deny", &rules.deny)] {
         if patterns.len() > PATTERNS_MAX {
             let number = patterns.len();

@@ -1,5 +1,5 @@
 //! Keys: the master key (`master`), the text of a key (`secret`), what a key is and when it is good
-//! (`model`, `roles`, `verdict`), how keys come to be (`issue`), are kept (`store`) and look from outside
+//! (`model`, `roles`, `verdict`), how keys come to be (`issue`), change (`patch`), are kept (`store`) and look from outside
 //! (`wire`), what tenants run and the keys that its clients send (`installations`), as which OAuth client
 //! a tenant's users sign in (`oauth`), and the RPCs (`service`).
 
@@ -14,6 +14,7 @@ pub mod list;
 pub mod master;
 pub mod model;
 pub mod oauth;
+mod patch;
 pub mod roles;
 pub mod secret;
 pub mod service;

@@ -141,13 +141,34 @@ impl Change<'_> {
     ) -> Result<()> {
         let id = self.uuid();
         let actor = self.call.actor();
-        let origin = outbox::Origin {
-            method: self.call.method,
-            actor: &actor,
-            on_behalf_of: None,
-            correlation_id: &self.call.correlation_id,
-        };
+        let origin = origin(self.call, &actor);
         outbox::append_below(self.transaction.conn(), id, origin, self.now, event, before).await
+    }
+
+    /// As [`Change::record`], of many things that happened to one tenant at once.
+    ///
+    /// # Errors
+    ///
+    /// What the database reports.
+    pub async fn record_all(
+        &mut self,
+        tenant: (Uuid, &str),
+        events: Vec<outbox::Event<'_>>,
+    ) -> Result<()> {
+        let events = events.into_iter().map(|event| (self.uuid(), event)).collect();
+        let actor = self.call.actor();
+        let origin = origin(self.call, &actor);
+        outbox::append_all(self.transaction.conn(), origin, self.now, tenant, events).await
+    }
+}
+
+/// Where what happens in a call comes from.
+fn origin<'a>(call: &'a Call, actor: &'a str) -> outbox::Origin<'a> {
+    outbox::Origin {
+        method: call.method,
+        actor,
+        on_behalf_of: None,
+        correlation_id: &call.correlation_id,
     }
 }
 
