@@ -300,6 +300,10 @@ impl Kind {
     fn taken(self) -> &'static str {
         match self {
             Self::UsageRecord => "recorded already: what was recorded never changes",
+            // An import names the place of the hash in the request; the hash itself is nobody's business.
+            Self::ExternalKey => {
+                "that of another key already: leave it out, or find out which of the two it is"
+            }
             Self::Tenant => {
                 "already taken: choose another; the id of a tenant is never given twice, not even after \
                  it was purged"

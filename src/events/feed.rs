@@ -259,7 +259,7 @@ impl Feed {
     }
 
     /// Waits until the service stops.
-    pub(super) async fn closed(&self) {
+    pub(crate) async fn closed(&self) {
         // The sender lives as long as this.
         let _ = self.closing.subscribe().wait_for(|closing| *closing).await;
     }

@@ -103,6 +103,49 @@ pub async fn append_below(
     Ok(())
 }
 
+/// Writes several events of one change, which concern one tenant, in their order.
+///
+/// # Errors
+///
+/// As [`append`].
+pub async fn append_all(
+    conn: &mut AsyncPgConnection,
+    origin: Origin<'_>,
+    now: DateTime<Utc>,
+    tenant: (Uuid, &str),
+    events: Vec<(Uuid, Event<'_>)>,
+) -> Result<()> {
+    let (uid, tenant_id) = tenant;
+    let ancestors = ancestors_of(conn, uid).await?;
+    let mut rows = Vec::with_capacity(events.len());
+    for (id, event) in events {
+        let Event { kind, account_id, tenant: of, resource_type, resource_id, before, after } =
+            event;
+        if !KINDS.contains(&kind) || of.is_none_or(|(of, _)| of != uid) {
+            return Err(Error::internal(format!("no event {kind} of the tenant")));
+        }
+        rows.push((
+            events::event_id.eq(id),
+            events::type_.eq(kind),
+            events::method.eq(origin.method),
+            events::account_id.eq(account_id),
+            events::tenant_uid.eq(uid),
+            events::tenant_id.eq(tenant_id),
+            events::ancestors.eq(ancestors.clone()),
+            events::resource_type.eq(resource_type),
+            events::resource_id.eq(resource_id),
+            events::actor.eq(origin.actor),
+            events::on_behalf_of.eq(origin.on_behalf_of),
+            events::correlation_id.eq(origin.correlation_id),
+            events::before.eq(before),
+            events::after.eq(after),
+            events::event_time.eq(now),
+        ));
+    }
+    diesel::insert_into(events::table).values(rows).execute(conn).await?;
+    Ok(())
+}
+
 /// The tenants above a tenant, which may be one of which nothing is left but that.
 async fn ancestors_of(conn: &mut AsyncPgConnection, uid: Uuid) -> Result<Vec<Option<Uuid>>> {
     let there = tenants::table.find(uid).select(tenants::ancestors);

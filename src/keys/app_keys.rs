@@ -729,8 +729,3 @@ mod tests {
         assert_eq!(read_id(&new_id().unwrap()).unwrap().len(), 32);
     }
 }
-
-/// What a service receives of what an app key says (1-27).
-pub fn effective(config: &serde_json::Value, _service: &str) -> serde_json::Value {
-    config.clone()
-}

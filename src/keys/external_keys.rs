@@ -193,7 +193,7 @@ impl ExternalKey {
 
 /// What stands beside the row of a key.
 #[derive(Clone, Debug)]
-struct Beside {
+pub(super) struct Beside {
     tenant_id: String,
     installation_id: String,
     product_code: String,
@@ -206,11 +206,20 @@ struct Beside {
 impl Beside {
     /// What stands beside a new key.
     fn new(tenant: &TenantOfCall, installation: &Installation) -> Self {
+        let Installation { installation_id, product_code, package_code, .. } = installation.clone();
+        Self::of(&tenant.tenant_id, (installation_id, product_code, package_code))
+    }
+
+    /// The same of an installation's id, its product and the package of that.
+    pub(super) fn of(
+        tenant_id: &str,
+        (installation_id, product_code, package_code): (String, String, String),
+    ) -> Self {
         Self {
-            tenant_id: tenant.tenant_id.clone(),
-            installation_id: installation.installation_id.clone(),
-            product_code: installation.product_code.clone(),
-            package_code: installation.package_code.clone(),
+            tenant_id: tenant_id.to_owned(),
+            installation_id,
+            product_code,
+            package_code,
             remaining: None,
             last_used_time: None,
         }
@@ -218,7 +227,7 @@ impl Beside {
 }
 
 /// The key as messages carry it.
-fn message(
+pub(super) fn message(
     key: ExternalKey,
     beside: Beside,
     master: &MasterKey,
@@ -309,14 +318,14 @@ impl From<KeyState> for pb::ExternalKeyState {
 /// What a caller says of a new external key.
 #[derive(Clone, Debug)]
 pub struct NewExternalKey {
-    label: String,
+    pub(super) label: String,
     /// The environment, whether or not it is there.
     pub(super) environment: String,
-    expire_time: Option<DateTime<Utc>>,
-    device: Option<pb::DeviceRules>,
-    geo: Option<pb::GeoRules>,
-    enabled: bool,
-    limits: Limits,
+    pub(super) expire_time: Option<DateTime<Utc>>,
+    pub(super) device: Option<pb::DeviceRules>,
+    pub(super) geo: Option<pb::GeoRules>,
+    pub(super) enabled: bool,
+    pub(super) limits: Limits,
 }
 
 impl NewExternalKey {

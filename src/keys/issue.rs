@@ -1,11 +1,14 @@
 //! How a key comes to be.
 
+use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 use super::{
+    limits::Limits,
     master::MasterKey,
     model::{ApiKey, KeyScope, ROUTE_OF_SYSTEM, new_ref, route_of_account, route_of_tenant},
-    roles::permissions_of,
+    patch::name_of,
+    roles::{Role, permissions_of},
     secret::{self, KeySecret, KeyText},
     store,
     wire::{NewApiKey, message},
@@ -74,7 +77,13 @@ pub async fn issue(
     owner: &Owner,
     new: &NewApiKey,
 ) -> Result<(pb::ApiKey, KeyText)> {
-    check_grants(change.call, new, owner)?;
+    let grants = Grants {
+        scope: owner.scope(),
+        roles: &new.roles,
+        environment: new.environment.as_deref(),
+        expire_time: new.expire_time,
+    };
+    check_grants(change.call, "KEYS:ADD", &grants)?;
     grant(change, master, owner, new).await
 }
 
@@ -106,16 +115,17 @@ pub async fn grant(
     let digest = master
         .digest(version, &secret)
         .ok_or_else(|| Error::internal("the current version of the master key is missing"))?;
-    let key_ref = new_ref(owner.route(), change.now);
+    let now = change.now;
+    let key_ref = new_ref(owner.route(), now);
     let id = key_ref.public_id(master).to_string();
-    let key = ApiKey {
+    let mut key = ApiKey {
         route: key_ref.route,
         number: key_ref.number,
         scope: owner.scope(),
         account_id: owner.account().map(str::to_owned),
         tenant_uid: owner.tenant().map(|tenant| tenant.uid),
         description: new.description.clone(),
-        name: new.name.clone().unwrap_or_else(|| format!("key-{}", &id[..8])),
+        name: new.name.clone().unwrap_or_else(|| name_of(&id)),
         roles: new.roles.iter().map(|role| Some(role.id.to_owned())).collect(),
         environment: new.environment.clone(),
         reseller_id: new.reseller_id.clone(),
@@ -129,7 +139,7 @@ pub async fn grant(
         revoked_by: None,
         revoke_reason: None,
         version: 1,
-        enabled: true,
+        enabled: new.enabled,
         old_digest: None,
         old_master_key_version: None,
         old_end_time: None,
@@ -140,8 +150,14 @@ pub async fn grant(
         credits_refill_seconds: None,
         limits_version: 0,
     };
+    if new.limits != Limits::default() {
+        key.set_limits(new.limits);
+    }
     if !store::insert(change.conn(), &key).await? {
         return Err(Error::internal("two keys of one owner have met in one number"));
+    }
+    if new.limits.credits.is_some() {
+        store::set_credits(change.conn(), &key, now).await?;
     }
     let text = secret::mint(master, new.environment.as_deref(), key_ref, &secret);
     let tenant = owner.tenant().map(|tenant| (tenant.uid, tenant.tenant_id.clone()));
@@ -150,45 +166,60 @@ pub async fn grant(
     Ok((told, text))
 }
 
-/// Checks that a new key grants nothing that its creator does not have, within its creator's scope.
-fn check_grants(call: &Call, new: &NewApiKey, owner: &Owner) -> Result<()> {
-    let scope = owner.scope();
+/// What a key grants, and for how long.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Grants<'a> {
+    /// Whose key it is.
+    pub(super) scope: KeyScope,
+    /// What it may do.
+    pub(super) roles: &'a [&'static Role],
+    /// The only environment that it is good in.
+    pub(super) environment: Option<&'a str>,
+    /// Its end.
+    pub(super) expire_time: Option<DateTime<Utc>>,
+}
+
+/// Checks that what a key grants is nothing that the key of the call does not have itself, within that
+/// one's scope, environment and time. `permission` is the one that the call needs anyway.
+///
+/// Whoever gets the secret of a key, or makes it good, is given what it grants: this holds where a key
+/// is created, changed and given a new secret.
+pub(super) fn check_grants(call: &Call, permission: &str, grants: &Grants<'_>) -> Result<()> {
+    let Grants { scope, roles, environment, expire_time } = *grants;
+    let forbidden =
+        |message: String| Err(Error::Forbidden { permission: permission.to_owned(), message });
     let wider = match call.caller.scope {
         KeyScope::System => false,
         KeyScope::Account => scope == KeyScope::System,
         KeyScope::Tenant => scope != KeyScope::Tenant,
     };
     if wider {
-        return Err(Error::Forbidden {
-            permission: "KEYS:ADD".to_owned(),
-            message: format!(
-                "a key with the scope {} cannot create one with the wider scope {}",
-                call.caller.scope.as_str(),
-                scope.as_str()
-            ),
-        });
+        return forbidden(format!(
+            "a key with the scope {} has no say in one with the wider scope {}",
+            call.caller.scope.as_str(),
+            scope.as_str()
+        ));
     }
     if let Some(bound) = &call.caller.environment
-        && new.environment.as_ref() != Some(bound)
+        && environment != Some(bound)
     {
-        return Err(Error::Forbidden {
-            permission: "KEYS:ADD".to_owned(),
-            message: format!(
-                "the creating key is bound to the environment \"{bound}\": set api_key.environment to it"
-            ),
-        });
+        return forbidden(format!(
+            "the calling key is bound to the environment \"{bound}\": api_key.environment has to be \
+             that one too"
+        ));
     }
     if let Some(end) = call.caller.expire_time
-        && new.expire_time.is_none_or(|asked| asked > end)
+        && expire_time.is_none_or(|asked| asked > end)
     {
-        return Err(Error::Forbidden {
-            permission: "KEYS:ADD".to_owned(),
-            message: format!(
-                "the creating key ends at {end}: set api_key.expire_time to that time or before"
-            ),
-        });
+        return forbidden(format!(
+            "the calling key ends at {end}: set api_key.expire_time to that time or before"
+        ));
     }
-    for role in &new.roles {
+    let own = permissions_of(&call.caller.roles);
+    // A key of a tenant that sees its own tenant only must not give away what sees below it.
+    let caller_reaches = call.caller.scope != KeyScope::Tenant
+        || call.caller.roles.iter().any(|role| role.reaches_below);
+    for role in roles {
         if !role.scopes.contains(&scope) {
             let scopes = role.scopes.iter().map(|scope| scope.as_str()).collect::<Vec<_>>();
             let text = format!(
@@ -199,27 +230,20 @@ fn check_grants(call: &Call, new: &NewApiKey, owner: &Owner) -> Result<()> {
             );
             return Err(Error::invalid("api_key.roles", text));
         }
-        let own = permissions_of(&call.caller.roles);
         if let Some(missing) = role.permissions().find(|permission| !own.contains(permission)) {
             return Err(Error::Forbidden {
                 permission: missing.to_owned(),
                 message: format!(
-                    "the role {} grants {missing}, which the creating key does not have itself",
+                    "the role {} grants {missing}, which the calling key does not have itself",
                     role.id
                 ),
             });
         }
-        // A key of a tenant that sees its own tenant only must not create one that sees below it.
-        let creator_reaches = call.caller.scope != KeyScope::Tenant
-            || call.caller.roles.iter().any(|role| role.reaches_below);
-        if role.reaches_below && !creator_reaches {
-            return Err(Error::Forbidden {
-                permission: "KEYS:ADD".to_owned(),
-                message: format!(
-                    "the role {} reaches the tenants below, which the creating key does not",
-                    role.id
-                ),
-            });
+        if role.reaches_below && !caller_reaches {
+            return forbidden(format!(
+                "the role {} reaches the tenants below, which the calling key does not",
+                role.id
+            ));
         }
     }
     Ok(())

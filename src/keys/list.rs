@@ -7,18 +7,18 @@ use uuid::Uuid;
 
 use super::{
     master::MasterKey,
-    model::{ApiKey, KeyScope},
+    model::{ApiKey, KeyRecord, KeyScope},
     roles::ROLES,
     secret::KeyRef,
-    store::{Condition, keys_of},
+    store::{Condition, Row, keys_of, last_used_time, remaining},
 };
 use crate::{
     error::{Error, Result},
-    filter::{self, Field, FieldKind, Order, Term, Test},
+    filter::{self, Comparison, Field, FieldKind, Order, Term, Test},
     page::{Asked, Page, Place},
     pb,
     rpc::Call,
-    schema::{api_keys, tenant_directory},
+    schema::{api_keys, key_usage, tenant_directory},
     seek,
     tenants::store::Claim,
 };
@@ -33,7 +33,7 @@ const FIELDS: &[Field] = &[
         name: "state",
         kind: FieldKind::Choice {
             prefix: "API_KEY_STATE_",
-            words: &["ACTIVE", "EXPIRED", "REVOKED"],
+            words: &["ACTIVE", "DISABLED", "ROTATING", "EXPIRED", "REVOKED"],
         },
     },
     Field { name: "account_id", kind: FieldKind::Text },
@@ -41,6 +41,7 @@ const FIELDS: &[Field] = &[
     Field { name: "environment", kind: FieldKind::Text },
     Field { name: "create_time", kind: FieldKind::Time },
     Field { name: "expire_time", kind: FieldKind::Time },
+    Field { name: "last_used_time", kind: FieldKind::Time },
 ];
 
 const ORDERS: &[&str] = &["create_time", "name"];
@@ -78,7 +79,7 @@ impl KeyQuery {
         conn: &mut AsyncPgConnection,
         call: &Call,
         master: &MasterKey,
-    ) -> Result<(Vec<ApiKey>, String)> {
+    ) -> Result<(Vec<KeyRecord>, String)> {
         let mut query = keys_of(call).into_boxed::<Pg>();
         for term in &self.terms {
             let condition = self.condition(term)?;
@@ -111,13 +112,14 @@ impl KeyQuery {
                 seek!(query, api_keys::create_time, after, down)
             }
         };
-        let mut found: Vec<ApiKey> = query
+        let found: Vec<Row> = query
             .then_order_by((api_keys::number, api_keys::route))
             .limit(self.page.limit())
-            .select(ApiKey::as_select())
+            .select((ApiKey::as_select(), remaining(), last_used_time()))
             .load(conn)
             .await?;
-        let token = self.page.finish(&mut found, |key| Place {
+        let mut found = found.into_iter().map(KeyRecord::from).collect();
+        let token = self.page.finish(&mut found, |KeyRecord { key, .. }| Place {
             value: match self.order.field {
                 "name" => key.name.clone(),
                 _ => key.create_time.timestamp_micros().to_string(),
@@ -131,12 +133,19 @@ impl KeyQuery {
         let revoked = api_keys::revoke_time.is_not_null();
         let end = api_keys::expire_time;
         let ended = end.is_not_null().and(end.assume_not_null().le(self.now));
+        let enabled = not(revoked).and(api_keys::enabled);
+        let overlap = api_keys::old_end_time;
+        let rotating = overlap.is_not_null().and(overlap.assume_not_null().gt(self.now));
         Ok(match (term.field, &term.test) {
             ("name", Test::Text(test)) => filter::text(api_keys::name, test),
             ("scope", Test::Choice(word)) => Box::new(api_keys::scope.eq(*word)),
             ("state", Test::Choice("REVOKED")) => Box::new(revoked),
-            ("state", Test::Choice("EXPIRED")) => Box::new(not(revoked).and(ended)),
-            ("state", Test::Choice(_)) => Box::new(not(revoked).and(not(ended))),
+            ("state", Test::Choice("DISABLED")) => {
+                Box::new(not(revoked).and(not(api_keys::enabled)))
+            }
+            ("state", Test::Choice("EXPIRED")) => Box::new(enabled.and(ended)),
+            ("state", Test::Choice("ROTATING")) => Box::new(enabled.and(not(ended)).and(rotating)),
+            ("state", Test::Choice(_)) => Box::new(enabled.and(not(ended)).and(not(rotating))),
             // Where a key has none, the answer is no, not unknown: it must stand being negated.
             ("account_id", Test::Text(test)) => {
                 let account = api_keys::account_id;
@@ -164,10 +173,26 @@ impl KeyQuery {
                 let is: Condition = filter::time(end.assume_not_null(), *comparison, *time);
                 Box::new(end.is_not_null().and(is))
             }
+            ("last_used_time", Test::Time(comparison, time)) => used(*comparison, *time),
             (field, _) => {
                 return Err(Error::internal(format!("no condition for the field {field}")));
             }
         })
+    }
+}
+
+/// That a key was used at such a time; of one that was never used it is false, and so negated true.
+fn used(comparison: Comparison, time: DateTime<Utc>) -> Condition {
+    let numbers =
+        key_usage::table.filter(key_usage::route.eq(api_keys::route)).select(key_usage::number);
+    let used = key_usage::last_used_time;
+    match comparison {
+        Comparison::Less => Box::new(api_keys::number.eq_any(numbers.filter(used.lt(time)))),
+        Comparison::LessOrEqual => Box::new(api_keys::number.eq_any(numbers.filter(used.le(time)))),
+        Comparison::Greater => Box::new(api_keys::number.eq_any(numbers.filter(used.gt(time)))),
+        Comparison::GreaterOrEqual => {
+            Box::new(api_keys::number.eq_any(numbers.filter(used.ge(time))))
+        }
     }
 }
 

@@ -1,10 +1,13 @@
 //! What an API key is: its row, its states, and the pure rules of whether it is good.
 
+use std::collections::BTreeSet;
+
 use chrono::{DateTime, Utc};
 use diesel::prelude::*;
 use uuid::Uuid;
 
 use super::{
+    limits::Limits,
     master::MasterKey,
     roles::{Role, permissions_of},
     secret::KeyRef,
@@ -28,6 +31,10 @@ text_enum! {
 pub enum KeyState {
     /// Good.
     Active,
+    /// Not enabled.
+    Disabled,
+    /// Good, with the secret before the last rotation too.
+    Rotating,
     /// Its end has passed.
     Expired,
     /// Revoked for good.
@@ -35,7 +42,7 @@ pub enum KeyState {
 }
 
 /// A key with roles (4-15).
-#[derive(Clone, Debug, HasQuery, Insertable, AsChangeset)]
+#[derive(Clone, Debug, PartialEq, Eq, HasQuery, Insertable, AsChangeset)]
 #[diesel(table_name = api_keys, primary_key(route, number), treat_none_as_null = true)]
 #[diesel(check_for_backend(diesel::pg::Pg))]
 pub struct ApiKey {
@@ -114,7 +121,39 @@ impl ApiKey {
 
     /// Where it is in its life.
     pub fn state(&self, now: DateTime<Utc>) -> KeyState {
-        state(self.revoke_time, self.expire_time, now)
+        match state(self.revoke_time, self.expire_time, now) {
+            KeyState::Revoked => KeyState::Revoked,
+            _ if !self.enabled => KeyState::Disabled,
+            KeyState::Active if self.old_end_time.is_some_and(|end| end > now) => {
+                KeyState::Rotating
+            }
+            state => state,
+        }
+    }
+
+    /// Whether it is good, as far as the key itself goes.
+    pub fn is_good(&self, now: DateTime<Utc>) -> bool {
+        matches!(self.state(now), KeyState::Active | KeyState::Rotating)
+    }
+
+    /// How often it may be used.
+    pub fn limits(&self) -> Limits {
+        let credits =
+            (self.credits_amount, self.credits_refill_amount, self.credits_refill_seconds);
+        Limits::of_columns((self.rate_requests, self.rate_window_seconds), credits)
+    }
+
+    /// Says how often it may be used from now on: what was handed out of its limits before counts for
+    /// nothing any more.
+    pub fn set_limits(&mut self, limits: Limits) {
+        let Limits { rate, credits } = limits;
+        self.rate_requests = rate.map(|rate| rate.requests);
+        self.rate_window_seconds = rate.map(|rate| rate.window_seconds);
+        let refill = credits.and_then(|credits| credits.refill);
+        self.credits_amount = credits.map(|credits| credits.amount);
+        self.credits_refill_amount = refill.map(|(added, _)| added);
+        self.credits_refill_seconds = refill.map(|(_, interval)| interval);
+        self.limits_version += 1;
     }
 
     /// The roles it holds; a name that is no longer a role grants nothing.
@@ -125,6 +164,24 @@ impl ApiKey {
     /// What it grants, sorted.
     pub fn permissions(&self) -> Vec<String> {
         permissions_of(&self.roles()).into_iter().map(str::to_owned).collect()
+    }
+}
+
+/// A key with what is kept of it beside its row.
+#[derive(Clone, Debug)]
+pub struct KeyRecord {
+    /// Its row.
+    pub key: ApiKey,
+    /// How many uses no node has taken yet; none where it has no credits, or all of them.
+    pub remaining: Option<i64>,
+    /// When it was used last.
+    pub last_used_time: Option<DateTime<Utc>>,
+}
+
+impl From<ApiKey> for KeyRecord {
+    /// A key of which nothing was used yet.
+    fn from(key: ApiKey) -> Self {
+        Self { key, remaining: None, last_used_time: None }
     }
 }
 
@@ -157,6 +214,18 @@ pub fn new_ref(route: i64, now: DateTime<Utc>) -> KeyRef {
     KeyRef { route, number: now.timestamp_millis() << 16 | chance }
 }
 
+/// As [`new_ref`], for several keys at once: none of their numbers meet, and all are in order.
+///
+/// There are no more numbers in a millisecond than two bytes tell apart.
+pub fn new_refs(route: i64, now: DateTime<Utc>, count: u16) -> Vec<KeyRef> {
+    let mut chances = BTreeSet::new();
+    while chances.len() < usize::from(count) {
+        chances.insert(rand::random::<u16>());
+    }
+    let time = now.timestamp_millis() << 16;
+    chances.into_iter().map(|chance| KeyRef { route, number: time | i64::from(chance) }).collect()
+}
+
 /// The route to a tenant's keys.
 pub fn route_of_tenant(uid: Uuid) -> i64 {
     i64::from_be_bytes(*uid.as_bytes().first_chunk().expect("a UUID has 16 bytes"))
@@ -177,6 +246,7 @@ mod tests {
     use chrono::TimeDelta;
 
     use super::*;
+    use crate::keys::limits::{Credits, Rate};
 
     #[test]
     fn a_key_ends_at_its_end_and_not_a_moment_before() {
@@ -192,6 +262,84 @@ mod tests {
         let then = DateTime::UNIX_EPOCH;
 
         assert_eq!(state(Some(then), Some(then), then), KeyState::Revoked);
+    }
+
+    fn key() -> ApiKey {
+        ApiKey {
+            route: ROUTE_OF_SYSTEM,
+            number: 1,
+            scope: KeyScope::System,
+            account_id: None,
+            tenant_uid: None,
+            name: "one".into(),
+            description: String::new(),
+            roles: Vec::new(),
+            environment: None,
+            reseller_id: None,
+            backend_ids: Vec::new(),
+            digest: vec![0; 32],
+            master_key_version: 1,
+            expire_time: None,
+            created_by: "system".into(),
+            create_time: DateTime::UNIX_EPOCH,
+            revoke_time: None,
+            revoked_by: None,
+            revoke_reason: None,
+            version: 1,
+            enabled: true,
+            old_digest: None,
+            old_master_key_version: None,
+            old_end_time: None,
+            rate_requests: None,
+            rate_window_seconds: None,
+            credits_amount: None,
+            credits_refill_amount: None,
+            credits_refill_seconds: None,
+            limits_version: 0,
+        }
+    }
+
+    #[test]
+    fn the_state_that_lasts_longest_is_told() {
+        let now = DateTime::UNIX_EPOCH + TimeDelta::days(1);
+        let rotating = ApiKey { old_end_time: Some(now + TimeDelta::hours(1)), ..key() };
+        let expired = ApiKey { expire_time: Some(now), ..rotating.clone() };
+        let disabled = ApiKey { enabled: false, ..expired.clone() };
+        let revoked = ApiKey { revoke_time: Some(now), ..disabled.clone() };
+
+        assert_eq!(key().state(now), KeyState::Active);
+        assert_eq!(rotating.state(now), KeyState::Rotating);
+        assert_eq!(rotating.state(now + TimeDelta::hours(1)), KeyState::Active);
+        assert_eq!(expired.state(now), KeyState::Expired);
+        assert_eq!(disabled.state(now), KeyState::Disabled);
+        assert_eq!(revoked.state(now), KeyState::Revoked);
+        assert!(key().is_good(now) && rotating.is_good(now));
+        assert!(!expired.is_good(now) && !disabled.is_good(now) && !revoked.is_good(now));
+    }
+
+    #[test]
+    fn limits_that_are_set_are_those_that_are_read_and_begin_anew() {
+        let rate = Some(Rate { requests: 5, window_seconds: 60 });
+        let credits = Some(Credits { amount: 9, refill: Some((3, 3600)) });
+        let mut key = key();
+
+        key.set_limits(Limits { rate, credits });
+        assert_eq!((key.limits(), key.limits_version), (Limits { rate, credits }, 1));
+        key.set_limits(Limits { rate: None, ..key.limits() });
+
+        assert_eq!((key.limits(), key.limits_version), (Limits { rate: None, credits }, 2));
+    }
+
+    #[test]
+    fn keys_that_are_made_together_have_numbers_of_their_own_in_order() {
+        let now = DateTime::UNIX_EPOCH + TimeDelta::days(20_000);
+
+        let refs = new_refs(7, now, 500);
+
+        assert_eq!(refs.len(), 500);
+        assert!(refs.windows(2).all(|pair| pair[0].number < pair[1].number));
+        assert!(refs.iter().all(|one| one.route == 7));
+        assert!(refs[499].number < new_ref(7, now + TimeDelta::milliseconds(1)).number);
     }
 
     #[test]

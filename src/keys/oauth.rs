@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
 use diesel::prelude::*;
-use diesel_async::RunQueryDsl;
+use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
@@ -12,17 +12,18 @@ use uuid::Uuid;
 
 use super::master::MasterKey;
 use crate::{
-    error::{Error, Result},
+    directory::service::masked,
+    error::{Error, Kind, Result},
     events::outbox::Event,
-    pb,
+    pb::{self, ErrorReason},
     rpc::{
         Call, TenantOfCall,
-        mutate::{Change, etag},
+        mutate::{Change, check_etag, etag},
         permit::json_of,
     },
     schema::tenant_oauth_clients,
     server::Shared,
-    text_enum,
+    tenants, text_enum,
     wire::{Fields, text, timestamp},
 };
 
@@ -42,7 +43,7 @@ text_enum! {
 }
 
 /// The OAuth client of a tenant.
-#[derive(Clone, Debug, HasQuery, Insertable)]
+#[derive(Clone, Debug, PartialEq, Eq, HasQuery, Insertable, AsChangeset)]
 #[diesel(table_name = tenant_oauth_clients, primary_key(tenant_uid))]
 #[diesel(check_for_backend(diesel::pg::Pg))]
 pub struct OAuthClient {
@@ -66,6 +67,7 @@ pub struct OAuthClient {
     /// For which products a PIN is asked.
     pub pin: Value,
     /// When it was created.
+    #[diesel(skip_update)]
     pub create_time: DateTime<Utc>,
     /// When it was changed last.
     pub update_time: DateTime<Utc>,
@@ -92,8 +94,7 @@ impl NewOAuthClient {
         let secret = fields.take("oauth_client.secret", read_secret(pb.secret.as_deref()));
         let redirect_uri = fields.take("oauth_client.redirect_uri", read_uri(&pb.redirect_uri));
         let grants = fields.take("oauth_client.grants", read_grants(&pb.grants));
-        let disabled = pb.disabled.ok_or_else(|| "is required: true or false".to_owned());
-        let disabled = fields.take("oauth_client.disabled", disabled);
+        let disabled = fields.take("oauth_client.disabled", read_disabled(pb.disabled));
         let client_type = match pb.r#type {
             Some(1) => Ok(1),
             Some(2) => Ok(2),
@@ -211,7 +212,7 @@ pub async fn give(
     new: Option<&NewOAuthClient>,
 ) -> Result<Option<SecretString>> {
     let inherited = match (new, heir_of) {
-        (None, Some(parent)) => find(change, parent).await?,
+        (None, Some(parent)) => find(change.conn(), parent).await?,
         _ => None,
     };
     let (now, uid) = (change.now, tenant.uid);
@@ -232,38 +233,83 @@ pub async fn give(
     diesel::insert_into(tenant_oauth_clients::table).values(&client).execute(change.conn()).await?;
     // One of which nothing is said is part of what every new tenant is.
     if new.is_some() || generated.is_none() {
-        tell(change, tenant, &client).await?;
+        tell(change, "oauth_client.created", tenant, None, &client).await?;
     }
     Ok(generated)
 }
 
-async fn find(change: &mut Change<'_>, tenant_uid: Uuid) -> Result<Option<OAuthClient>> {
+async fn find(conn: &mut AsyncPgConnection, tenant_uid: Uuid) -> Result<Option<OAuthClient>> {
     Ok(OAuthClient::query()
         .filter(tenant_oauth_clients::tenant_uid.eq(tenant_uid))
-        .get_result(change.conn())
+        .get_result(conn)
         .await
         .optional()?)
 }
 
+/// Finds the client of a tenant as the caller has read it, and keeps others from changing it until the
+/// transaction ends.
+async fn hold(change: &mut Change<'_>, tenant: &TenantOfCall, etag: &str) -> Result<OAuthClient> {
+    let client = tenant_oauth_clients::table
+        .find(tenant.uid)
+        .select(OAuthClient::as_select())
+        .for_update()
+        .get_result(change.conn())
+        .await
+        .optional()?
+        .ok_or_else(|| Error::not_found(Kind::OAuthClient, &tenant.tenant_id))?;
+    check_etag(etag, client.version, Kind::OAuthClient, &tenant.tenant_id)?;
+    tenants::life::check_protection_of_keys(change, tenant.uid).await?;
+    Ok(client)
+}
+
+/// Stores a client that has changed, and tells of it.
+async fn keep(
+    change: &mut Change<'_>,
+    kind: &'static str,
+    tenant: &TenantOfCall,
+    before: &OAuthClient,
+    mut after: OAuthClient,
+) -> Result<pb::OAuthClient> {
+    after.update_time = change.now;
+    after.version += 1;
+    diesel::update(tenant_oauth_clients::table.find(tenant.uid))
+        .set(&after)
+        .execute(change.conn())
+        .await?;
+    tell(change, kind, tenant, Some(before), &after).await?;
+    Ok(after.into())
+}
+
+/// Generates a secret: a UUID, which is what clients are used to (1-16).
 #[expect(clippy::disallowed_methods, reason = "a secret tells no time")]
+fn generate() -> SecretString {
+    SecretString::from(Uuid::new_v4().to_string())
+}
+
+/// What is stored of a secret, and under which version of the master key.
+fn digest(master: &MasterKey, secret: &SecretString) -> Result<(Vec<u8>, i16)> {
+    let version = master.current_version();
+    let sha256 = Sha256::digest(secret.expose_secret()).into();
+    let digest = master
+        .digest_of_sha256(version, &sha256)
+        .ok_or_else(|| Error::internal("the current version of the master key is missing"))?;
+    Ok((digest.as_bytes().to_vec(), version))
+}
+
 fn make(
     master: &MasterKey,
     tenant_uid: Uuid,
     new: &NewOAuthClient,
     now: DateTime<Utc>,
 ) -> Result<(OAuthClient, Option<SecretString>)> {
-    let generated = new.secret.is_none().then(|| SecretString::from(Uuid::new_v4().to_string()));
+    let generated = new.secret.is_none().then(generate);
     let secret = new.secret.as_ref().or(generated.as_ref());
     let secret = secret.ok_or_else(|| Error::internal("no secret was given and none made"))?;
-    let version = master.current_version();
-    let digest =
-        master
-            .digest_of_sha256(version, &Sha256::digest(secret.expose_secret()).into())
-            .ok_or_else(|| Error::internal("the current version of the master key is missing"))?;
+    let (secret_digest, master_key_version) = digest(master, secret)?;
     let client = OAuthClient {
         tenant_uid,
-        secret_digest: digest.as_bytes().to_vec(),
-        master_key_version: version,
+        secret_digest,
+        master_key_version,
         redirect_uri: new.redirect_uri.clone(),
         grants: new.grants.iter().cloned().map(Some).collect(),
         disabled: new.disabled,
@@ -277,16 +323,23 @@ fn make(
     Ok((client, generated))
 }
 
-async fn tell(change: &mut Change<'_>, tenant: &TenantOfCall, client: &OAuthClient) -> Result<()> {
+async fn tell(
+    change: &mut Change<'_>,
+    kind: &'static str,
+    tenant: &TenantOfCall,
+    before: Option<&OAuthClient>,
+    after: &OAuthClient,
+) -> Result<()> {
+    let json = |client: &OAuthClient| json_of(&pb::OAuthClient::from(client.clone()));
     change
         .record(Event {
-            kind: "oauth_client.created",
+            kind,
             account_id: Some(&tenant.account_id),
             tenant: Some((tenant.uid, &tenant.tenant_id)),
             resource_type: "oauth_client",
             resource_id: &tenant.tenant_id,
-            before: None,
-            after: Some(json_of(&pb::OAuthClient::from(client.clone()))),
+            before: before.map(json),
+            after: Some(json(after)),
         })
         .await
 }
@@ -328,31 +381,230 @@ impl From<OAuthClient> for pb::OAuthClient {
     }
 }
 
-/// Not there yet.
+/// What is to change of a client. What is not named is none.
+#[derive(Debug)]
+struct Patch {
+    named: Vec<&'static str>,
+    /// None where one is to be generated.
+    secret: Option<SecretString>,
+    redirect_uri: String,
+    grants: Vec<String>,
+    disabled: Option<bool>,
+    client_type: Option<i16>,
+    login_mode: Option<LoginMode>,
+    pin: BTreeMap<String, bool>,
+}
+
+/// What a mask may name to no effect.
+const FIXED: &[&str] = &["create_time", "update_time", "etag"];
+
+/// What can be said of a client, and whether it is.
+fn present(pb: &pb::OAuthClient) -> [(&'static str, bool); 7] {
+    [
+        ("secret", pb.secret.is_some()),
+        ("redirect_uri", !pb.redirect_uri.is_empty()),
+        ("grants", !pb.grants.is_empty()),
+        ("disabled", pb.disabled.is_some()),
+        ("type", pb.r#type.is_some()),
+        ("login_mode", pb.login_mode != 0),
+        ("pin", !pb.pin.is_empty()),
+    ]
+}
+
+impl Patch {
+    /// Reads what is to change (1-17).
+    fn read(pb: &pb::OAuthClient, mask: Option<&prost_types::FieldMask>) -> Result<Self> {
+        let named = masked(mask, &present(pb), FIXED)?;
+        let mut fields = Fields::default();
+        let mut patch = Self {
+            named: named.clone(),
+            secret: None,
+            redirect_uri: String::new(),
+            grants: Vec::new(),
+            disabled: None,
+            client_type: None,
+            login_mode: None,
+            pin: BTreeMap::new(),
+        };
+        for name in named {
+            let at = format!("oauth_client.{name}");
+            match name {
+                "secret" => {
+                    let secret = fields.take(&at, read_secret(pb.secret.as_deref()));
+                    patch.secret = secret.flatten();
+                }
+                // It can be cleared: a client of which nothing was said has none either.
+                "redirect_uri" if pb.redirect_uri.is_empty() => {}
+                "redirect_uri" => {
+                    let uri = fields.take(&at, read_uri(&pb.redirect_uri));
+                    patch.redirect_uri = uri.unwrap_or_default();
+                }
+                "grants" => {
+                    let grants = fields.take(&at, read_grants(&pb.grants));
+                    patch.grants = grants.unwrap_or_default();
+                }
+                "disabled" => patch.disabled = fields.take(&at, read_disabled(pb.disabled)),
+                "type" => patch.client_type = fields.take(&at, read_type(pb.r#type)),
+                "login_mode" => patch.login_mode = fields.take(&at, read_mode(pb.login_mode)),
+                _ => patch.pin = fields.take(&at, read_pin(&pb.pin)).unwrap_or_default(),
+            }
+        }
+        fields.finish()?;
+        Ok(patch)
+    }
+
+    /// Changes a client of a tenant; answers its secret where it was generated.
+    fn apply(
+        &self,
+        master: &MasterKey,
+        tenant_id: &str,
+        client: &mut OAuthClient,
+    ) -> Result<Option<SecretString>> {
+        let mut generated = None;
+        for name in &self.named {
+            match *name {
+                "secret" => {
+                    let secret = match &self.secret {
+                        Some(secret) => secret,
+                        None => generated.insert(generate()),
+                    };
+                    (client.secret_digest, client.master_key_version) = digest(master, secret)?;
+                }
+                "redirect_uri" => client.redirect_uri.clone_from(&self.redirect_uri),
+                "grants" => client.grants = self.grants.iter().cloned().map(Some).collect(),
+                "pin" => client.pin = json!(self.pin),
+                _ => {}
+            }
+        }
+        client.disabled = self.disabled.unwrap_or(client.disabled);
+        client.client_type = self.client_type.unwrap_or(client.client_type);
+        client.login_mode = self.login_mode.unwrap_or(client.login_mode);
+        if client.login_mode != LoginMode::Urac {
+            client.pin = json!({});
+        } else if client.client_type == FROM_SERVER_TO_SERVER {
+            return Err(Error::WrongState {
+                reason: ErrorReason::OauthTypeConflict,
+                kind: Kind::OAuthClient,
+                id: tenant_id.to_owned(),
+                message:
+                    "type 0, from server to server, is for OAuth 2.0 alone: set login_mode to \
+                          O_AUTH_LOGIN_MODE_OAUTH, or type to 1 or 2"
+                        .to_owned(),
+            });
+        }
+        Ok(generated)
+    }
+}
+
+/// A client that services sign in as, and no users (1-17).
+const FROM_SERVER_TO_SERVER: i16 = 0;
+
+fn read_disabled(disabled: Option<bool>) -> Result<bool, String> {
+    disabled.ok_or_else(|| "is required: true or false".to_owned())
+}
+
+/// Reads the type that a client is to have; only one that is there can be of type 0 (1-17).
+fn read_type(client_type: Option<i32>) -> Result<i16, String> {
+    match client_type {
+        Some(0) => Ok(FROM_SERVER_TO_SERVER),
+        Some(1) => Ok(1),
+        Some(2) => Ok(2),
+        None => Err("is required: 0, 1 or 2".to_owned()),
+        Some(other) => Err(format!("is {other}, not 0, 1 or 2")),
+    }
+}
+
+/// Gets the client of the tenant of a call.
+///
+/// # Errors
+///
+/// What the method says.
 pub async fn get(
-    _shared: &Shared,
-    _call: &Call,
+    shared: &Shared,
+    call: &Call,
     _request: &pb::GetOAuthClientRequest,
 ) -> Result<pb::GetOAuthClientResponse> {
-    Err(Error::MethodUnknown)
+    let tenant = call.own_tenant()?;
+
+    let client = shared.read(call, async |conn| find(conn, tenant.uid).await).await?;
+    let client = client.ok_or_else(|| Error::not_found(Kind::OAuthClient, &tenant.tenant_id))?;
+
+    Ok(pb::GetOAuthClientResponse { oauth_client: Some(client.into()) })
 }
 
-/// Not there yet.
+/// Changes the client of the tenant of a call.
+///
+/// # Errors
+///
+/// What the method says.
 pub async fn update(
-    _shared: &Shared,
-    _call: &Call,
-    _request: &pb::UpdateOAuthClientRequest,
+    shared: &Shared,
+    call: &Call,
+    request: &pb::UpdateOAuthClientRequest,
 ) -> Result<pb::UpdateOAuthClientResponse> {
-    Err(Error::MethodUnknown)
+    let tenant = call.own_tenant()?;
+    let pb = request.oauth_client.as_ref().ok_or(Error::invalid("oauth_client", "is required"))?;
+    let patch = Patch::read(pb, request.update_mask.as_ref())?;
+    let etag = if request.etag.is_empty() { &pb.etag } else { &request.etag };
+
+    let mut answer = shared
+        .mutator
+        .mutate(call, request, async |change: &mut Change<'_>| {
+            let before = hold(change, tenant, etag).await?;
+            let mut after = before.clone();
+            let generated = patch.apply(&shared.master, &tenant.tenant_id, &mut after)?;
+            let client = if after == before {
+                before.into()
+            } else {
+                keep(change, "oauth_client.updated", tenant, &before, after).await?
+            };
+            let secret = generated.map(|secret| secret.expose_secret().to_owned());
+            Ok(pb::UpdateOAuthClientResponse {
+                oauth_client: Some(client),
+                secret: secret.unwrap_or_default(),
+            })
+        })
+        .await?;
+    if request.validate_only {
+        // It is not the client's, or was told to whoever asked in earnest.
+        answer.secret.clear();
+    }
+
+    Ok(answer)
 }
 
-/// Not there yet.
+/// Gives the client of the tenant of a call a new secret.
+///
+/// # Errors
+///
+/// What the method says.
 pub async fn rotate(
-    _shared: &Shared,
-    _call: &Call,
-    _request: &pb::RotateOAuthClientSecretRequest,
+    shared: &Shared,
+    call: &Call,
+    request: &pb::RotateOAuthClientSecretRequest,
 ) -> Result<pb::RotateOAuthClientSecretResponse> {
-    Err(Error::MethodUnknown)
+    let tenant = call.own_tenant()?;
+
+    let mut answer = shared
+        .mutator
+        .mutate(call, request, async |change: &mut Change<'_>| {
+            let before = hold(change, tenant, &request.etag).await?;
+            let secret = generate();
+            let (secret_digest, master_key_version) = digest(&shared.master, &secret)?;
+            let after = OAuthClient { secret_digest, master_key_version, ..before.clone() };
+            let client = keep(change, "oauth_client.rotated", tenant, &before, after).await?;
+            Ok(pb::RotateOAuthClientSecretResponse {
+                oauth_client: Some(client),
+                secret: secret.expose_secret().to_owned(),
+            })
+        })
+        .await?;
+    if request.validate_only {
+        // It is not the client's, or was told to whoever asked in earnest.
+        answer.secret.clear();
+    }
+
+    Ok(answer)
 }
 
 #[cfg(test)]

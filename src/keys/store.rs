@@ -6,13 +6,14 @@ use diesel::{
     pg::Pg,
     prelude::*,
     sql_types::Bool,
+    upsert::excluded,
 };
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use uuid::Uuid;
 
 use super::{
     master::MasterKey,
-    model::{ApiKey, KeyScope, KeyState},
+    model::{ApiKey, KeyRecord, KeyScope},
     roles::SYSTEM_ADMIN,
     secret::KeyRef,
 };
@@ -20,7 +21,7 @@ use crate::{
     db::Scope,
     error::{Error, Kind, Result},
     rpc::Call,
-    schema::{api_keys, master_key_checks},
+    schema::{api_keys, key_credits, key_usage, master_key_checks},
 };
 
 /// A condition on API keys.
@@ -39,6 +40,35 @@ pub fn keys_of(call: &Call) -> Filter<api_keys::table, Condition> {
         (None, None, _) => Box::new(api_keys::route.ne(api_keys::route)),
     };
     QueryDsl::filter(api_keys::table, within)
+}
+
+/// What is left of the credits of a key.
+#[diesel::dsl::auto_type(no_type_alias)]
+pub fn remaining() -> _ {
+    key_credits::table
+        .filter(key_credits::route.eq(api_keys::route))
+        .filter(key_credits::number.eq(api_keys::number))
+        .select(key_credits::remaining)
+        .single_value()
+}
+
+/// When a key was used last.
+#[diesel::dsl::auto_type(no_type_alias)]
+pub fn last_used_time() -> _ {
+    key_usage::table
+        .filter(key_usage::route.eq(api_keys::route))
+        .filter(key_usage::number.eq(api_keys::number))
+        .select(key_usage::last_used_time)
+        .single_value()
+}
+
+/// A row as [`KeyRecord`] holds it: the key, what is left of its credits, and when it was used last.
+pub type Row = (ApiKey, Option<i64>, Option<DateTime<Utc>>);
+
+impl From<Row> for KeyRecord {
+    fn from((key, remaining, last_used_time): Row) -> Self {
+        Self { key, remaining, last_used_time }
+    }
 }
 
 /// Whether there is a key where a text leads to, whoever has it. For the verifier alone.
@@ -75,15 +105,16 @@ pub async fn find(
     call: &Call,
     master: &MasterKey,
     id: Uuid,
-) -> Result<ApiKey> {
+) -> Result<KeyRecord> {
     let key_ref = KeyRef::from_public_id(id, master);
     keys_of(call)
         .filter(api_keys::route.eq(key_ref.route))
         .filter(api_keys::number.eq(key_ref.number))
-        .select(ApiKey::as_select())
-        .get_result(conn)
+        .select((ApiKey::as_select(), remaining(), last_used_time()))
+        .get_result::<Row>(conn)
         .await
         .optional()?
+        .map(KeyRecord::from)
         .ok_or_else(|| Error::not_found(Kind::ApiKey, id.to_string()))
 }
 
@@ -97,14 +128,15 @@ pub async fn find_own(
     conn: &mut AsyncPgConnection,
     call: &Call,
     master: &MasterKey,
-) -> Result<Option<ApiKey>> {
+) -> Result<Option<KeyRecord>> {
     let key_ref = KeyRef::from_public_id(call.caller.key_id, master);
     Ok(api_keys::table
         .find((key_ref.route, key_ref.number))
-        .select(ApiKey::as_select())
-        .get_result(conn)
+        .select((ApiKey::as_select(), remaining(), last_used_time()))
+        .get_result::<Row>(conn)
         .await
-        .optional()?)
+        .optional()?
+        .map(KeyRecord::from))
 }
 
 /// Finds a key of the call and keeps others from changing it until the transaction ends.
@@ -117,16 +149,17 @@ pub async fn find_for_update(
     call: &Call,
     master: &MasterKey,
     id: Uuid,
-) -> Result<ApiKey> {
+) -> Result<KeyRecord> {
     let key_ref = KeyRef::from_public_id(id, master);
     keys_of(call)
         .filter(api_keys::route.eq(key_ref.route))
         .filter(api_keys::number.eq(key_ref.number))
-        .select(ApiKey::as_select())
+        .select((ApiKey::as_select(), remaining(), last_used_time()))
         .for_update()
-        .get_result(conn)
+        .get_result::<Row>(conn)
         .await
         .optional()?
+        .map(KeyRecord::from)
         .ok_or_else(|| Error::not_found(Kind::ApiKey, id.to_string()))
 }
 
@@ -140,10 +173,47 @@ pub async fn update(conn: &mut AsyncPgConnection, key: &ApiKey) -> Result<()> {
     Ok(())
 }
 
+/// Begins the credits of a key anew, or ends them where it has none.
+///
+/// # Errors
+///
+/// What the database reports.
+pub async fn set_credits(
+    conn: &mut AsyncPgConnection,
+    key: &ApiKey,
+    now: DateTime<Utc>,
+) -> Result<()> {
+    let Some(amount) = key.credits_amount else {
+        diesel::delete(key_credits::table.find((key.route, key.number))).execute(conn).await?;
+        return Ok(());
+    };
+    diesel::insert_into(key_credits::table)
+        .values((
+            key_credits::route.eq(key.route),
+            key_credits::number.eq(key.number),
+            key_credits::tenant_uid.eq(key.tenant_uid),
+            key_credits::limits_version.eq(key.limits_version),
+            key_credits::remaining.eq(amount),
+            key_credits::granted.eq(0),
+            key_credits::refill_time.eq(now),
+        ))
+        .on_conflict((key_credits::route, key_credits::number))
+        .do_update()
+        .set((
+            key_credits::limits_version.eq(excluded(key_credits::limits_version)),
+            key_credits::remaining.eq(excluded(key_credits::remaining)),
+            key_credits::granted.eq(excluded(key_credits::granted)),
+            key_credits::refill_time.eq(excluded(key_credits::refill_time)),
+        ))
+        .execute(conn)
+        .await?;
+    Ok(())
+}
+
 /// Holds all keys with the role system-admin until the transaction ends, always in one order, and
 /// answers those that are good for ever.
 ///
-/// Revoked ones are held too: whoever saw one of them before it was revoked holds it in its place, and
+/// Revoked and disabled ones are held too: whoever saw one of them before it was revoked holds it in its place, and
 /// would wait for those who hold all others and now want that one.
 ///
 /// # Errors
@@ -162,7 +232,7 @@ pub async fn hold_system_admins(
         .load(conn)
         .await?;
     // One that will end does not keep the system from being left without.
-    let is_good = |key: &&ApiKey| key.state(now) == KeyState::Active && key.expire_time.is_none();
+    let is_good = |key: &&ApiKey| key.is_good(now) && key.expire_time.is_none();
     Ok(keys.iter().filter(is_good).map(ApiKey::key_ref).collect())
 }
 

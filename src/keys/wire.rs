@@ -3,8 +3,9 @@
 use chrono::{DateTime, Utc};
 
 use super::{
+    limits::{Limits, read_credits, read_rate},
     master::MasterKey,
-    model::{ApiKey, KeyScope, KeyState},
+    model::{ApiKey, KeyRecord, KeyScope, KeyState},
     roles::{MULTI_BACKEND_ADMIN, RESELLER, ROLES, Role},
     verdict::Outcome,
 };
@@ -32,6 +33,8 @@ pub struct NewApiKey {
     pub reseller_id: Option<String>,
     pub backend_ids: Vec<String>,
     pub expire_time: Option<DateTime<Utc>>,
+    pub enabled: bool,
+    pub limits: Limits,
 }
 
 impl NewApiKey {
@@ -57,22 +60,12 @@ impl NewApiKey {
         let reseller_id = fields.take("api_key.reseller_id", optional(&pb.reseller_id, id));
         let expire_time =
             fields.take("api_key.expire_time", read_end(pb.expire_time.as_ref(), now));
-        let is_reseller = pb.roles.iter().any(|role| role == RESELLER);
-        if is_reseller && (pb.roles.len() > 1 || pb.reseller_id.is_empty()) {
-            fields.refuse(
-                "api_key.reseller_id",
-                "is required for the role reseller, which stands alone",
-            );
-        } else if !is_reseller && !pb.reseller_id.is_empty() {
-            fields.refuse("api_key.reseller_id", "is for the role reseller only");
-        }
         let backend_ids = fields.take("api_key.backend_ids", read_backends(&pb.backend_ids));
-        let places = pb.roles.iter().any(|role| role == MULTI_BACKEND_ADMIN);
-        if places && pb.backend_ids.is_empty() {
-            fields.refuse("api_key.backend_ids", "is required for the role multi-backend-admin");
-        } else if !places && !pb.backend_ids.is_empty() {
-            fields.refuse("api_key.backend_ids", "is for the role multi-backend-admin only");
-        }
+        let names = pb.roles.iter().map(String::as_str).collect::<Vec<_>>();
+        let (is_bound, places) = (!pb.reseller_id.is_empty(), !pb.backend_ids.is_empty());
+        check_bindings(&names, is_bound, places, &mut fields);
+        let rate = read_rate(pb.rate_limit.as_ref(), "api_key.rate_limit", &mut fields);
+        let credits = read_credits(pb.credits.as_ref(), "api_key.credits", &mut fields);
         fields.finish()?;
         let (Some(name), Some(scope), Some(account_id), Some(tenant_id)) =
             (name, scope, account_id, tenant_id)
@@ -90,7 +83,32 @@ impl NewApiKey {
             reseller_id: reseller_id.flatten(),
             backend_ids: backend_ids.unwrap_or_default(),
             expire_time: expire_time.flatten(),
+            enabled: pb.enabled.unwrap_or(true),
+            limits: Limits { rate, credits },
         })
+    }
+}
+
+/// Checks that a key is bound to a reseller and to backends where its roles ask for that, and nowhere
+/// else.
+pub(super) fn check_bindings(
+    roles: &[&str],
+    has_reseller: bool,
+    has_backends: bool,
+    fields: &mut Fields,
+) {
+    let is_reseller = roles.contains(&RESELLER);
+    if is_reseller && (roles.len() > 1 || !has_reseller) {
+        fields
+            .refuse("api_key.reseller_id", "is required for the role reseller, which stands alone");
+    } else if !is_reseller && has_reseller {
+        fields.refuse("api_key.reseller_id", "is for the role reseller only");
+    }
+    let places = roles.contains(&MULTI_BACKEND_ADMIN);
+    if places && !has_backends {
+        fields.refuse("api_key.backend_ids", "is required for the role multi-backend-admin");
+    } else if !places && has_backends {
+        fields.refuse("api_key.backend_ids", "is for the role multi-backend-admin only");
     }
 }
 
@@ -128,7 +146,7 @@ pub fn read_roles(names: &[String]) -> Result<Vec<&'static Role>, String> {
     Ok(roles)
 }
 
-fn read_backends(ids: &[String]) -> Result<Vec<String>, String> {
+pub(super) fn read_backends(ids: &[String]) -> Result<Vec<String>, String> {
     if ids.len() > BACKENDS_MAX {
         return Err(format!("are {}, of which at most {BACKENDS_MAX} are allowed", ids.len()));
     }
@@ -138,7 +156,7 @@ fn read_backends(ids: &[String]) -> Result<Vec<String>, String> {
     Ok(read)
 }
 
-fn read_end(
+pub(super) fn read_end(
     end: Option<&prost_types::Timestamp>,
     now: DateTime<Utc>,
 ) -> Result<Option<DateTime<Utc>>, String> {
@@ -149,10 +167,17 @@ fn read_end(
 }
 
 /// A key as messages carry it; `tenant_id` is the id of its tenant, empty where it has none.
-pub fn message(key: ApiKey, tenant_id: &str, master: &MasterKey, now: DateTime<Utc>) -> pb::ApiKey {
+pub fn message(
+    key: impl Into<KeyRecord>,
+    tenant_id: &str,
+    master: &MasterKey,
+    now: DateTime<Utc>,
+) -> pb::ApiKey {
+    let KeyRecord { key, remaining, last_used_time } = key.into();
     let api_key_id = key.public_id(master).to_string();
     let state = key.state(now);
     let permissions = key.permissions();
+    let (rate_limit, credits) = key.limits().messages(remaining);
     let ApiKey {
         route: _,
         number: _,
@@ -177,7 +202,7 @@ pub fn message(key: ApiKey, tenant_id: &str, master: &MasterKey, now: DateTime<U
         enabled,
         old_digest: _,
         old_master_key_version: _,
-        old_end_time: _,
+        old_end_time,
         rate_requests: _,
         rate_window_seconds: _,
         credits_amount: _,
@@ -206,7 +231,10 @@ pub fn message(key: ApiKey, tenant_id: &str, master: &MasterKey, now: DateTime<U
         revoke_reason: revoke_reason.unwrap_or_default(),
         etag: etag(version),
         enabled: Some(enabled),
-        ..Default::default()
+        last_used_time: last_used_time.map(timestamp),
+        rate_limit,
+        credits,
+        overlap_end_time: old_end_time.filter(|_| state == KeyState::Rotating).map(timestamp),
     }
 }
 
@@ -224,6 +252,8 @@ impl From<KeyState> for pb::ApiKeyState {
     fn from(state: KeyState) -> Self {
         match state {
             KeyState::Active => Self::Active,
+            KeyState::Disabled => Self::Disabled,
+            KeyState::Rotating => Self::Rotating,
             KeyState::Expired => Self::Expired,
             KeyState::Revoked => Self::Revoked,
         }

@@ -146,6 +146,36 @@ impl Change<'_> {
         event: outbox::Event<'_>,
         before: &[Option<Uuid>],
     ) -> Result<()> {
+        self.hear(&event);
+        let id = self.uuid();
+        let actor = self.call.actor();
+        let origin = origin(self.call, &actor);
+        outbox::append_below(self.transaction.conn(), id, origin, self.now, event, before).await
+    }
+
+    /// As [`Change::record`], of many things that happened to one tenant at once.
+    ///
+    /// # Errors
+    ///
+    /// What the database reports.
+    pub async fn record_all(
+        &mut self,
+        tenant: (Uuid, &str),
+        events: Vec<outbox::Event<'_>>,
+    ) -> Result<()> {
+        for event in &events {
+            self.hear(event);
+        }
+        let events = events.into_iter().map(|event| (self.uuid(), event)).collect();
+        let actor = self.call.actor();
+        let origin = origin(self.call, &actor);
+        outbox::append_all(self.transaction.conn(), origin, self.now, tenant, events).await
+    }
+}
+
+impl Change<'_> {
+    /// Remembers an event that may change what holds for keys: this node hears of it with the commit.
+    fn hear(&mut self, event: &outbox::Event<'_>) {
         if News::is_of_verdicts(event.kind) {
             self.news.push(News {
                 kind: event.kind.to_owned(),
@@ -154,15 +184,16 @@ impl Change<'_> {
                 resource_id: event.resource_id.to_owned(),
             });
         }
-        let id = self.uuid();
-        let actor = self.call.actor();
-        let origin = outbox::Origin {
-            method: self.call.method,
-            actor: &actor,
-            on_behalf_of: None,
-            correlation_id: &self.call.correlation_id,
-        };
-        outbox::append_below(self.transaction.conn(), id, origin, self.now, event, before).await
+    }
+}
+
+/// Where what happens in a call comes from.
+fn origin<'a>(call: &'a Call, actor: &'a str) -> outbox::Origin<'a> {
+    outbox::Origin {
+        method: call.method,
+        actor,
+        on_behalf_of: None,
+        correlation_id: &call.correlation_id,
     }
 }
 

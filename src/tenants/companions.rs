@@ -12,6 +12,7 @@ use crate::{
     keys::{
         installations::{self, NewInstallation},
         issue::{self, Owner},
+        limits::Limits,
         master::MasterKey,
         model::KeyScope,
         oauth::{self, NewOAuthClient},
@@ -196,5 +197,7 @@ fn read_admin_key(pb: &pb::AdminApiApplication, fields: &mut Fields) -> Option<N
         reseller_id: None,
         backend_ids: Vec::new(),
         expire_time: None,
+        enabled: true,
+        limits: Limits::default(),
     })
 }
