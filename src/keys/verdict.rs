@@ -271,3 +271,302 @@ fn list_of<'a>(missing: impl Iterator<Item = &'a String>, what: &str) -> String 
         format!("not granted: {}", missing.join(", "))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use chrono::TimeDelta;
+    use proptest::prelude::*;
+    use serde_json::json;
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::{
+        allowlist::model::{Enforced, Rule},
+        keys::{
+            known::{ApiGrants, App, External, KnownTenant, Owner, Stored},
+            model::{KeyScope, roles_named},
+            rules::{DeviceRules, GeoRules},
+            secret::{Digest, KeyRef},
+        },
+        pb,
+        tenants::model::TenantState,
+        wire::Fields,
+    };
+
+    fn now() -> DateTime<Utc> {
+        DateTime::UNIX_EPOCH + TimeDelta::days(1)
+    }
+
+    fn standing(state: TenantState, locks: Vec<(LockMode, Option<DateTime<Utc>>)>) -> Standing {
+        Standing { state, trial_expire_time: None, locks }
+    }
+
+    fn owner(standing: Standing, allowlist: Enforced) -> Arc<Owner> {
+        let tenant = KnownTenant {
+            uid: Uuid::from_u128(7),
+            tenant_id: "foo".into(),
+            account_id: "acme".into(),
+            ancestors: Vec::new(),
+            standing,
+        };
+        Arc::new(Owner { account_id: Some("acme".into()), tenant: Some(tenant), allowlist })
+    }
+
+    fn known(kind: KeyKind) -> Known {
+        let digest = Digest::from_slice(&[0; 32]).unwrap();
+        Known {
+            key_ref: KeyRef { route: 1, number: 1 },
+            id: Uuid::nil(),
+            secret: Stored { digest, version: 1 },
+            old_secret: None,
+            owner: owner(standing(TenantState::Active, Vec::new()), Enforced::default()),
+            kind,
+            environment: Some("production".into()),
+            enabled: true,
+            expire_time: None,
+            revoke_time: None,
+            limits: None,
+        }
+    }
+
+    fn api() -> Known {
+        let roles = roles_named(&[Some("tenant-management".into())]);
+        known(KeyKind::Api(ApiGrants::new(KeyScope::Tenant, roles, None, Vec::new())))
+    }
+
+    fn external(geo: &serde_json::Value, devices: &serde_json::Value) -> Known {
+        let app = App {
+            app_key_id: "a".into(),
+            installation_id: "i".into(),
+            product_code: "PHONE".into(),
+            package_code: "BASIC".into(),
+            ttl_hours: 24,
+            config: json!({}),
+        };
+        let geo = GeoRules::of_stored(Some(geo)).unwrap();
+        let devices = DeviceRules::of_stored(Some(devices)).unwrap();
+        known(KeyKind::External(Box::new(External { app: Arc::new(app), geo, devices, bytes: 0 })))
+    }
+
+    fn question<'a>(permissions: &'a [String], scopes: &'a [String]) -> Question<'a> {
+        Question {
+            environment: "production",
+            client_ip: None,
+            device: None,
+            application_id: "",
+            required_permissions: permissions,
+            required_scopes: scopes,
+            now: now(),
+        }
+    }
+
+    fn names(names: &[&str]) -> Vec<String> {
+        names.iter().map(|name| (*name).to_owned()).collect()
+    }
+
+    /// 1-38: everything is wrong with it at first, and is put right check by check.
+    #[test]
+    fn the_first_check_that_fails_is_the_code_in_the_fixed_order() {
+        let past = Some(DateTime::UNIX_EPOCH);
+        let (permissions, scopes) = (names(&["KEYS:ADD"]), names(&["read"]));
+        let mut asked = Question { application_id: "app", ..question(&permissions, &scopes) };
+        let locked = vec![(LockMode::Full, None)];
+        let nowhere = Enforced(Some(Vec::new()));
+        let mut key = Known {
+            revoke_time: past,
+            enabled: false,
+            expire_time: past,
+            environment: Some("sod".into()),
+            owner: owner(standing(TenantState::Deleted, locked.clone()), nowhere.clone()),
+            ..api()
+        };
+        let mut seen = vec![failure(&key, &asked)];
+        let mut step = |key: &Known, asked: &Question<'_>| seen.push(failure(key, asked));
+
+        key.revoke_time = None;
+        step(&key, &asked);
+        key.enabled = true;
+        step(&key, &asked);
+        key.expire_time = None;
+        step(&key, &asked);
+        key.environment = None;
+        step(&key, &asked);
+        key.owner = owner(standing(TenantState::Active, locked), nowhere.clone());
+        step(&key, &asked);
+        key.owner = owner(standing(TenantState::Active, Vec::new()), nowhere);
+        step(&key, &asked);
+        key.owner = owner(standing(TenantState::Active, Vec::new()), Enforced::default());
+        step(&key, &asked);
+        asked.application_id = "";
+        step(&key, &asked);
+        asked.required_permissions = &[];
+        step(&key, &asked);
+        asked.required_scopes = &[];
+        step(&key, &asked);
+
+        use VerifyCode as Code;
+        let expected = [
+            Code::Revoked,
+            Code::Disabled,
+            Code::Expired,
+            Code::WrongEnvironment,
+            Code::TenantInactive,
+            Code::TenantLocked,
+            Code::IpForbidden,
+            Code::NotAuthorized,
+            Code::InsufficientPermission,
+            Code::InsufficientScope,
+        ];
+        assert_eq!(seen[..10], expected.map(Some));
+        assert_eq!(seen[10], None);
+    }
+
+    /// 1-36, 1-37: of an external key, what is denied before what is allowed, places before devices.
+    #[test]
+    fn the_rules_of_an_external_key_are_checked_in_their_order() {
+        let geo = json!({"allow": ["192.0.2.0/24"], "deny": ["192.0.2.7"]});
+        let devices = json!({"allow": [{"family": "Chrome"}], "deny": [{"family": "Firefox"}]});
+        let key = external(&geo, &devices);
+        let device = |family: &str| {
+            let device = pb::Device { family: family.into(), ..Default::default() };
+            Device::read(Some(&device), "", "", &mut Fields::default())
+        };
+        let told = |ip: Option<&str>, device: Option<Device>| {
+            let asked = Question {
+                client_ip: ip.map(|ip| ip.parse().unwrap()),
+                device: device.as_ref(),
+                ..question(&[], &[])
+            };
+            let failed = explain(&key, &asked).into_iter().filter(|check| !check.passed);
+            let failed = failed.map(|check| check.name).collect::<Vec<_>>();
+            (failure(&key, &asked), failed)
+        };
+
+        use VerifyCode::{DeviceForbidden, GeoForbidden};
+        assert_eq!(told(Some("192.0.2.1"), device("Chrome")), (None, vec![]));
+        assert_eq!(told(Some("192.0.2.7"), device("Chrome")), (Some(GeoForbidden), vec!["geo_deny"]));
+        assert_eq!(told(Some("10.0.0.1"), device("chrome")), (Some(GeoForbidden), vec!["geo_allow"]));
+        assert_eq!(
+            told(Some("192.0.2.1"), device("Firefox")),
+            (Some(DeviceForbidden), vec!["device_deny", "device_allow"])
+        );
+        assert_eq!(
+            told(Some("192.0.2.1"), device("Safari")),
+            (Some(DeviceForbidden), vec!["device_allow"])
+        );
+        assert_eq!(
+            told(None, None),
+            (Some(GeoForbidden), vec!["geo_deny", "geo_allow", "device_deny", "device_allow"])
+        );
+        let free = external(&json!({}), &json!({}));
+        assert_eq!(failure(&free, &question(&[], &[])), None);
+    }
+
+    #[test]
+    fn explain_tells_of_every_check_in_the_order_of_the_checks() {
+        let told = explain(&api(), &question(&[], &[]));
+
+        let order = told.iter().map(|check| check.name).collect::<Vec<_>>();
+        assert_eq!(
+            order,
+            [
+                "found",
+                "revoked",
+                "enabled",
+                "expired",
+                "environment",
+                "tenant",
+                "lock",
+                "ip",
+                "geo_deny",
+                "geo_allow",
+                "device_deny",
+                "device_allow",
+                "authorization",
+                "permissions",
+                "scopes",
+            ]
+        );
+        assert!(told.iter().all(|check| check.passed && !check.message.is_empty()));
+    }
+
+    /// 3-22, 3-14: what holds at one time may not hold at the next.
+    #[test]
+    fn a_lock_and_a_trial_bind_as_far_and_as_long_as_they_say() {
+        let (view, edit) = (names(&["TENANTS:VIEW"]), names(&["TENANTS:EDIT"]));
+        let told = |lock, end, permissions: &[String]| {
+            let locks = vec![(LockMode::ReadOnly, Some(DateTime::UNIX_EPOCH)), (lock, end)];
+            let owner = owner(standing(TenantState::Active, locks), Enforced::default());
+            failure(&Known { owner, ..api() }, &question(permissions, &[]))
+        };
+
+        let later = Some(now() + TimeDelta::seconds(1));
+        assert_eq!(told(LockMode::Full, later, &[]), Some(VerifyCode::TenantLocked));
+        assert_eq!(told(LockMode::Full, Some(now()), &[]), None);
+        assert_eq!(told(LockMode::ReadOnly, None, &view), None);
+        assert_eq!(told(LockMode::ReadOnly, None, &edit), Some(VerifyCode::TenantLocked));
+        let on_trial = |end| {
+            let trial_expire_time = Some(end);
+            let standing =
+                Standing { trial_expire_time, ..standing(TenantState::Active, Vec::new()) };
+            let owner = owner(standing, Enforced::default());
+            failure(&Known { owner, ..api() }, &question(&[], &[]))
+        };
+        assert_eq!(on_trial(now() + TimeDelta::seconds(1)), None);
+        assert_eq!(on_trial(now()), Some(VerifyCode::TenantInactive));
+    }
+
+    #[test]
+    fn a_permission_that_does_not_exist_is_never_granted_nor_any_to_an_external_key() {
+        let (made_up, view) = (names(&["TENANTS:FLY"]), names(&["TENANTS:VIEW"]));
+        let lacks = Some(VerifyCode::InsufficientPermission);
+
+        assert_eq!(failure(&api(), &question(&made_up, &[])), lacks);
+        assert_eq!(failure(&api(), &question(&view, &[])), None);
+        let free = external(&json!({}), &json!({}));
+        assert_eq!(failure(&free, &question(&view, &[])), lacks);
+    }
+
+    #[test]
+    fn an_allow_list_binds_api_keys_alone() {
+        let rule = Rule { name: "office".into(), start: [192, 0, 2, 1].into(), end: [192, 0, 2, 9].into() };
+        let list = || Enforced(Some(vec![rule.clone()]));
+        let bound = |key: Known| {
+            let owner = owner(standing(TenantState::Active, Vec::new()), list());
+            failure(&Known { owner, ..key }, &question(&[], &[]))
+        };
+
+        assert_eq!(bound(api()), Some(VerifyCode::IpForbidden), "no address is given");
+        assert_eq!(bound(external(&json!({}), &json!({}))), None);
+    }
+
+    proptest! {
+        /// What is told and what is explained never disagree.
+        #[test]
+        fn the_code_is_that_of_the_first_failure_that_is_explained(
+            revoked: bool, enabled: bool, ended: bool, sod: bool, deleted: bool, locked: bool,
+            asks: bool, scoped: bool,
+        ) {
+            let past = Some(DateTime::UNIX_EPOCH);
+            let state = if deleted { TenantState::Deleted } else { TenantState::Active };
+            let locks = if locked { vec![(LockMode::Full, None)] } else { Vec::new() };
+            let key = Known {
+                revoke_time: past.filter(|_| revoked),
+                enabled,
+                expire_time: past.filter(|_| ended),
+                environment: sod.then(|| "sod".into()),
+                owner: owner(standing(state, locks), Enforced::default()),
+                ..api()
+            };
+            let permissions = if asks { names(&["KEYS:ADD"]) } else { Vec::new() };
+            let scopes = if scoped { names(&["read"]) } else { Vec::new() };
+            let asked = question(&permissions, &scopes);
+
+            let explained = explain(&key, &asked);
+            let first = explained.iter().find(|check| !check.passed).map(|check| check.code);
+            prop_assert_eq!(failure(&key, &asked), first);
+        }
+    }
+}

@@ -111,9 +111,24 @@ pub struct App {
     channel: Channel,
     _stop: oneshot::Sender<()>,
     work: watch::Sender<bool>,
+    following: JoinHandle<()>,
 }
 
 impl App {
+    /// Waits until the node trusts what it knows.
+    pub async fn follows(&self) {
+        while !self.shared.keys.lease().holds() {
+            let polls = self.shared.feed.polls();
+            let soon = Instant::now() + std::time::Duration::from_secs(1);
+            self.shared.feed.polled(polls + 1, soon).await;
+        }
+    }
+
+    /// Lets the node hear of nothing any more, though it goes on answering.
+    pub fn deafen(&self) {
+        self.following.abort();
+    }
+
     pub async fn start() -> Self {
         Self::start_with(|_| {}).await
     }
@@ -132,16 +147,39 @@ impl App {
             .await
             .unwrap();
         }
+        let url = cluster.url("tenantry", &database);
+        Self::node_of(database, &url, None, change).await
+    }
+
+    /// Another node on the same database, which it reaches by a URL of its own where there is one.
+    pub async fn node(&self, url: Option<&str>, change: impl FnOnce(&mut Settings)) -> Self {
+        let own = self.service_url().await;
+        let url = url.unwrap_or(&own);
+        Self::node_of(self.database.clone(), url, Some(&self.root), change).await
+    }
+
+    async fn node_of(
+        database: String,
+        url: &str,
+        root: Option<&str>,
+        change: impl FnOnce(&mut Settings),
+    ) -> Self {
         let data_dir = folder(std::process::id()).join(&database);
         fs::create_dir_all(&data_dir).unwrap();
         let mut settings = Settings::default_for_tests(&data_dir);
         change(&mut settings);
-        let url = SecretString::from(cluster.url("tenantry", &database));
+        let url = SecretString::from(url);
         let pool = Database::new(&url, settings.pool.size, settings.statement_timeout).unwrap();
         let master = Arc::new(MasterKey::load_or_create(&data_dir.join("master.key")).unwrap());
         let clock = Arc::new(Clock::default());
         let deadline = Instant::now() + std::time::Duration::from_secs(30);
-        let root = start::create_admin_key(&pool, &master, &clock, deadline).await.unwrap();
+        let root = match root {
+            Some(root) => root.to_owned(),
+            None => {
+                let made = start::create_admin_key(&pool, &master, &clock, deadline).await;
+                made.unwrap().reveal().to_owned()
+            }
+        };
 
         let edge = Edge::bind("127.0.0.1:0".parse().unwrap(), None, settings.shutdown.drain)
             .await
@@ -152,7 +190,7 @@ impl App {
         let (router, _health) = server::router(shared.clone(), metrics, sampling).await.unwrap();
         let address = edge.local_addr();
         let follower = shared.clone();
-        tokio::spawn(async move {
+        let following = tokio::spawn(async move {
             feed::run(follower).await.unwrap();
         });
         let (stop, stopped) = oneshot::channel::<()>();
@@ -160,9 +198,10 @@ impl App {
             let _ = stopped.await;
         }));
         let channel = Endpoint::from_shared(format!("http://{address}")).unwrap().connect_lazy();
-        let root = root.reveal().to_owned();
         let work = watch::Sender::new(false);
-        Self { shared, address, root, database, channel, _stop: stop, work }
+        let app = Self { shared, address, root, database, channel, _stop: stop, work, following };
+        app.follows().await;
+        app
     }
 
     /// Starts with somebody who works on operations. Without, they stay as they are scheduled.
