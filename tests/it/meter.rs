@@ -218,8 +218,8 @@ async fn a_question_that_waited_counts_in_the_window_in_which_it_is_answered() {
     );
     holder.batch_execute(&hold).await.unwrap();
 
-    let asker = node.clone();
-    let taken = tokio::spawn(async move { asker.take(&key).await });
+    let waiter = node.clone();
+    let taken = tokio::spawn(async move { waiter.take(&key).await });
     holder.batch_execute("select pg_sleep(0.8); commit").await.unwrap();
 
     assert_eq!(taken.await.unwrap(), Taken::Granted);
