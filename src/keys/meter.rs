@@ -58,10 +58,10 @@ const KEYS_OF_SHARD_MAX: usize = 4_096;
 /// How long a question may take. The question is not its caller's alone, so neither is its time.
 const ASK_TIMEOUT: Duration = Duration::from_secs(5);
 /// For how long credits that have no refill soon count as exhausted: another node may give some back.
-const ASK_AGAIN: Duration = Duration::from_secs(60);
+const ASK_AGAIN: Duration = Duration::from_mins(1);
 /// After which time a key that is not used any more gives back what it has.
-const IDLE: Duration = Duration::from_secs(5 * 60);
-const TIDY_EVERY: Duration = Duration::from_secs(60);
+const IDLE: Duration = Duration::from_mins(5);
+const TIDY_EVERY: Duration = Duration::from_mins(1);
 const ROWS_MAX: usize = 1_000;
 /// Clocks go differently, by up to one in so many: NTP bends them by no more.
 const CLOCK_ERROR: u32 = 2_000;
@@ -535,9 +535,9 @@ impl Portions {
         let left = seconds_left.map(seconds);
         self.with_entry(asking, answered, |entry| {
             entry.amount = credits.amount;
-            entry.credits = if granted > 0 {
-                // Another portion may have come meanwhile, through an entry that was dropped and made anew.
-                let uses = granted + entry.credits.take_rest();
+            // Another portion may have come meanwhile, through an entry that was dropped and made anew.
+            let uses = granted + entry.credits.take_rest();
+            entry.credits = if uses > 0 {
                 Allowance::Left { uses, until: left.map(|left| sent + surely(left)) }
             } else {
                 let again = left.map(|left| answered + left);
@@ -610,7 +610,7 @@ fn seconds(seconds: f64) -> Duration {
 
 /// The part of a time by another clock that is not over as long as it is not by this one.
 fn surely(left: Duration) -> Duration {
-    left - left / CLOCK_ERROR
+    left.saturating_sub(left / CLOCK_ERROR)
 }
 
 #[derive(QueryableByName)]
@@ -738,7 +738,7 @@ mod tests {
     #[tokio::test]
     async fn a_use_is_of_both_limits_or_of_none() {
         let (portions, now) = (Portions::default(), Instant::now());
-        let later = now + Duration::from_secs(60);
+        let later = now + Duration::from_mins(1);
         let two = Allowance::Left { uses: 2, until: Some(later) };
         let none = Allowance::Exhausted { until: later, again: Some(later) };
         let take = || portions.take(&asking(1), now);
@@ -761,7 +761,7 @@ mod tests {
     #[tokio::test]
     async fn nothing_is_believed_beyond_its_end() {
         let (portions, now) = (Portions::default(), Instant::now());
-        let end = now + Duration::from_secs(60);
+        let end = now + Duration::from_mins(1);
         let many = Allowance::Left { uses: 9, until: Some(end) };
         let none = Allowance::Exhausted { until: end, again: Some(end) };
 
@@ -769,7 +769,7 @@ mod tests {
         let Step::Done(Taken::RateLimited { retry_after }) = portions.take(&asking(1), now) else {
             panic!("the window is exhausted");
         };
-        assert_eq!(retry_after, Duration::from_secs(60));
+        assert_eq!(retry_after, Duration::from_mins(1));
         assert_eq!(word(&portions.take(&asking(1), end)), "ask rate");
 
         set(&portions, now, many, none);

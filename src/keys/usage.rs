@@ -29,7 +29,7 @@ use crate::{
     error::{Result, causes},
 };
 
-const FLUSH_EVERY: Duration = Duration::from_secs(60);
+const FLUSH_EVERY: Duration = Duration::from_mins(1);
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(10);
 const ROWS_MAX: usize = 1_000;
 const SHARDS: usize = 64;

@@ -163,7 +163,7 @@ async fn nodes_together_give_exactly_the_rate_of_a_window() {
     assert_eq!(granted(&taken), 50);
     let is_later = |taken: &&Taken| {
         matches!(taken, Taken::RateLimited { retry_after }
-            if *retry_after > Duration::ZERO && *retry_after <= Duration::from_secs(60))
+            if *retry_after > Duration::ZERO && *retry_after <= Duration::from_mins(1))
     };
     assert_eq!(taken.iter().filter(is_later).count(), 250);
 }
@@ -196,7 +196,7 @@ async fn a_new_window_begins_anew_and_an_old_one_never_comes_back() {
         panic!("the newest window is exhausted");
     };
 
-    assert!(retry_after > Duration::from_secs(86_400), "{retry_after:?}");
+    assert!(retry_after > Duration::from_hours(24), "{retry_after:?}");
     assert_eq!(ahead.stored(&app, "key_rate_windows", "used").await, 40);
 }
 
@@ -218,8 +218,8 @@ async fn a_question_that_waited_counts_in_the_window_in_which_it_is_answered() {
     );
     holder.batch_execute(&hold).await.unwrap();
 
-    let taker = node.clone();
-    let taken = tokio::spawn(async move { taker.take(&key).await });
+    let waiter = node.clone();
+    let taken = tokio::spawn(async move { waiter.take(&key).await });
     holder.batch_execute("select pg_sleep(0.8); commit").await.unwrap();
 
     assert_eq!(taken.await.unwrap(), Taken::Granted);
@@ -235,13 +235,13 @@ async fn limits_that_are_not_those_of_the_key_are_unknown() {
     let rate = Limited::with_rate(&app, 40, 86_400).await;
     rate.store_window(&app, 5, "", 40).await;
     let credits = Limited::with_credits(&app, hourly(10, 10), 10, "0").await;
-    let none = Limited::new(&app, Limits { rate: None, credits: Some(hourly(10, 10)) }).await;
+    let unset = Limited::new(&app, Limits { rate: None, credits: Some(hourly(10, 10)) }).await;
 
     assert_eq!(node.take(&Limited { limits_version: 4, ..rate }).await, Taken::Unknown);
     assert_eq!(node.drain(&Limited { limits_version: 6, ..rate }).await, 40);
     assert_eq!(node.take(&Limited { limits_version: 2, ..credits }).await, Taken::Unknown);
-    assert_eq!(node.take(&none).await, Taken::Unknown);
-    assert_eq!(node.take(&Limited { limits: Limits::default(), ..none }).await, Taken::Granted);
+    assert_eq!(node.take(&unset).await, Taken::Unknown);
+    assert_eq!(node.take(&Limited { limits: Limits::default(), ..unset }).await, Taken::Granted);
 }
 
 #[tokio::test(flavor = "multi_thread")]
