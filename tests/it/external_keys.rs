@@ -513,12 +513,11 @@ async fn of_fifty_keys_and_configurations_made_at_once_all_survive() {
 
     let (keys, configs) = tokio::join!(join_all(keys), join_all(configs));
 
-    let mut secrets = keys
+    let secrets = keys
         .into_iter()
         .map(|key| text(&key.unwrap()["secret"]))
         .collect::<std::collections::BTreeSet<_>>();
     assert_eq!(secrets.len(), 50);
-    secrets.clear();
     for config in configs {
         config.unwrap();
     }
@@ -588,10 +587,10 @@ async fn secrets_of_external_keys_are_told_once_and_stored_nowhere() {
     assert_eq!(get(&on_foo, &first["external_key"]).await.unwrap(), rotated["key"]);
     for text in [text(&first["secret"]), text(&rotated["secret"])] {
         let secret = text.split('_').nth(3).unwrap();
-        for (table, of) in [("external_keys", ""), ("events", ""), ("idempotency_records", "")] {
+        for table in ["external_keys", "events", "idempotency_records"] {
             let leaks = format!(
                 "select count(*) as number from {table} t where t::text like '%{secret}%' \
-                 or position(convert_to('{secret}', 'UTF8') in convert_to(t::text, 'UTF8')) > 0 {of}"
+                 or t::text like '%' || encode('{secret}', 'hex') || '%'"
             );
             assert_eq!(count(&app, &leaks).await, 0, "{table}");
         }

@@ -294,18 +294,21 @@ async fn what_an_app_key_says_is_kept_for_each_environment() {
     assert_eq!(count(&app, &whose).await, 5);
 }
 
-/// 1-26: what is inherited is not said.
+/// 1-26, 1-28: what is inherited is not said; the rest of what gateways know is kept as it is.
 #[tokio::test]
-async fn what_is_to_be_inherited_is_dropped_from_a_configuration() {
+async fn what_is_to_be_inherited_is_dropped_from_a_configuration_and_the_rest_is_kept() {
     let (_app, on_foo, _) = start().await;
     let (installation, app_key) = installed(&on_foo).await;
+    let packages = json!({"local": {"PHONE": {"default": "PHONE_BASIC", "users": []}}});
     let said = json!({
         "SOAJS": {"THROTTLING": {"publicAPIStrategy": "null", "privateAPIStrategy": "--inherit--"}},
-        "gateway": {"throttling": {"billing": "--inherit--"}},
-        "billing": {"url": "null"},
+        "gateway": {"throttling": {"billing": "--inherit--"}, "networkPackages": packages},
+        "billing": {"url": "null", "urls": [{"version": "1", "url": "x"}]},
     });
     let settled = json!({
-        "SOAJS": {"THROTTLING": {"publicAPIStrategy": null}}, "billing": {"url": "null"},
+        "SOAJS": {"THROTTLING": {"publicAPIStrategy": null}},
+        "gateway": {"networkPackages": packages},
+        "billing": {"url": "null", "urls": [{"version": "1", "url": "x"}]},
     });
 
     set(&on_foo, &app_key, "stage", said.clone()).await;
