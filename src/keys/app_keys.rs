@@ -59,7 +59,7 @@ pub struct AppKey {
 #[derive(Clone, Debug, PartialEq, Eq, HasQuery, Insertable)]
 #[diesel(table_name = tenant_app_key_configs, primary_key(tenant_uid, app_key_id, environment))]
 #[diesel(check_for_backend(Pg))]
-struct Config {
+struct Document {
     tenant_uid: Uuid,
     app_key_id: String,
     environment: String,
@@ -183,7 +183,7 @@ pub(super) async fn add(
     let configs = configs
         .iter()
         .map(|(environment, config)| {
-            Config::new(&app_key, environment.clone(), config.clone(), change.now)
+            Document::new(&app_key, environment.clone(), config.clone(), change.now)
         })
         .collect::<Vec<_>>();
     if !configs.is_empty() {
@@ -198,7 +198,7 @@ pub(super) async fn add(
     Ok(app_key)
 }
 
-impl Config {
+impl Document {
     fn new(app_key: &AppKey, environment: String, config: Value, now: DateTime<Utc>) -> Self {
         Self {
             tenant_uid: app_key.tenant_uid,
@@ -397,7 +397,7 @@ pub async fn get_config(
             let app_key = find(conn, tenant, &app_key_id).await?;
             environments::find(conn, &environment).await?;
             let place = (tenant.uid, &app_key.app_key_id, &environment);
-            let found = tenant_app_key_configs::table.find(place).select(Config::as_select());
+            let found = tenant_app_key_configs::table.find(place).select(Document::as_select());
             Ok(found.get_result(conn).await.optional()?)
         })
         .await?;
@@ -477,9 +477,9 @@ async fn replace(
     let (app_key, _) = hold(change, tenant, app_key_id).await?;
     environments::find(change.conn(), environment).await?;
     let place = (tenant.uid, app_key_id, environment);
-    let before: Option<Config> = tenant_app_key_configs::table
+    let before: Option<Document> = tenant_app_key_configs::table
         .find(place)
-        .select(Config::as_select())
+        .select(Document::as_select())
         .for_update()
         .get_result(change.conn())
         .await
@@ -509,10 +509,10 @@ async fn replace(
                 ))
                 .execute(change.conn())
                 .await?;
-            Some(Config { config: config.clone(), update_time: now, version, ..before.clone() })
+            Some(Document { config: config.clone(), update_time: now, version, ..before.clone() })
         }
         None => {
-            let after = Config::new(&app_key, environment.clone(), config.clone(), now);
+            let after = Document::new(&app_key, environment.clone(), config.clone(), now);
             diesel::insert_into(tenant_app_key_configs::table)
                 .values(&after)
                 .execute(change.conn())
@@ -522,7 +522,7 @@ async fn replace(
         }
     };
     if after != before {
-        let told = |config: Option<&Config>| {
+        let told = |config: Option<&Document>| {
             // It may hold secrets of services.
             let told = message(app_key_id, environment, config);
             json_of(&pb::KeyConfig { config: None, ..told })
@@ -549,7 +549,7 @@ fn refused(error: diesel::result::Error, environment: &str) -> Error {
     }
 }
 
-fn message(app_key_id: &str, environment: &str, config: Option<&Config>) -> pb::KeyConfig {
+fn message(app_key_id: &str, environment: &str, config: Option<&Document>) -> pb::KeyConfig {
     let empty = || Value::Object(Map::new());
     pb::KeyConfig {
         app_key_id: app_key_id.to_owned(),

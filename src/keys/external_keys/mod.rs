@@ -4,11 +4,14 @@
 //! stands beside its row is joined for messages only: whose it is, what it is of, when it was used last and
 //! what is left of its credits.
 
+mod list;
+mod rules;
+
 use std::collections::HashMap;
 
 use chrono::{DateTime, Days, NaiveDate, TimeDelta, Utc};
 use diesel::{
-    dsl::{Filter, exists, not},
+    dsl::Filter,
     pg::Pg,
     prelude::*,
     result::{DatabaseErrorKind, Error as DieselError},
@@ -17,6 +20,7 @@ use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use serde_json::Value;
 use uuid::Uuid;
 
+use self::{list::Query, rules::check_rules};
 use super::{
     app_keys,
     installations::{Installation, check_fixed, said, tell},
@@ -26,14 +30,11 @@ use super::{
     secret::{self, KeyRef, KeySecret, KeyText},
 };
 use crate::{
-    allowlist::model::address,
-    config::cidr::Cidr,
     db::Scope,
     directory::{environments, service::masked},
     error::{Error, Kind, Result},
-    filter::{self, Comparison, Condition, Field, FieldKind, Order, Term, Test, TextTest},
+    filter::Condition,
     nodes,
-    page::{Asked, Page, Place},
     pb::{self, ErrorReason},
     rpc::{
         Call, TenantOfCall,
@@ -44,7 +45,6 @@ use crate::{
         external_keys, key_credits, key_rate_windows, key_usage, tenant_app_keys,
         tenant_installations, tenants,
     },
-    seek,
     server::Shared,
     tenants::{life::check_protection_of_keys, store},
     text_enum,
@@ -53,7 +53,6 @@ use crate::{
 
 const LABEL_MAX: usize = 80;
 const REASON_MAX: usize = 500;
-const PATTERNS_MAX: usize = 100;
 const OVERLAP_DEFAULT: TimeDelta = TimeDelta::days(1);
 const OVERLAP_MAX: TimeDelta = TimeDelta::days(30);
 
@@ -416,96 +415,6 @@ fn read_last_day(date: &str, now: DateTime<Utc>) -> Result<Option<DateTime<Utc>>
         .ok_or("is not a day of the years up to 9999")?
         .and_utc();
     if end <= now { Err("is over".to_owned()) } else { Ok(Some(end)) }
-}
-
-fn check_rules(
-    device: Option<&pb::DeviceRules>,
-    geo: Option<&pb::GeoRules>,
-    at: &str,
-    fields: &mut Fields,
-) {
-    if let Some(device) = device {
-        check_devices(device, &format!("{at}.device"), fields);
-    }
-    if let Some(geo) = geo {
-        check_networks(&geo.allow, &format!("{at}.geo.allow"), fields);
-        check_networks(&geo.deny, &format!("{at}.geo.deny"), fields);
-    }
-}
-
-fn check_networks(networks: &[String], at: &str, fields: &mut Fields) {
-    if networks.len() > PATTERNS_MAX {
-        fields.refuse(
-            at,
-            format!("are {}, of which at most {PATTERNS_MAX} are allowed", networks.len()),
-        );
-        return;
-    }
-    for (number, network) in networks.iter().enumerate() {
-        if network.parse::<Cidr>().is_err() && address(network).is_err() {
-            fields.refuse(
-                &format!("{at}[{number}]"),
-                "is not a network such as 10.0.0.0/8 or 2001:db8::/32, or an address",
-            );
-        }
-    }
-}
-
-fn check_devices(rules: &pb::DeviceRules, at: &str, fields: &mut Fields) {
-    for (list, patterns) in [("allow", &rules.allow), ("deny", &rules.deny)] {
-        if patterns.len() > PATTERNS_MAX {
-            let number = patterns.len();
-            fields.refuse(
-                &format!("{at}.{list}"),
-                format!("are {number}, of which at most {PATTERNS_MAX} are allowed"),
-            );
-            continue;
-        }
-        for (number, pattern) in patterns.iter().enumerate() {
-            let at = format!("{at}.{list}[{number}]");
-            let pb::DevicePattern { family, major, minor, patch, os } = pattern;
-            check_pattern(family, [major, minor, patch], &at, fields);
-            if let Some(pb::OsPattern { family, major, minor, patch }) = os {
-                check_pattern(family, [major, minor, patch], &format!("{at}.os"), fields);
-            }
-        }
-    }
-}
-
-fn check_pattern(
-    family: &str,
-    version: [&Option<pb::VersionPattern>; 3],
-    at: &str,
-    fields: &mut Fields,
-) {
-    fields.take(&format!("{at}.family"), text(family, 0, LABEL_MAX));
-    for (part, pattern) in ["major", "minor", "patch"].into_iter().zip(version) {
-        let Some(pb::VersionPattern { equals, min, max }) = pattern else {
-            continue;
-        };
-        let mut number = |name: &str, value: &str| {
-            fields.take(&format!("{at}.{part}.{name}"), read_version(value)).flatten()
-        };
-        let equals_number = number("equals", equals);
-        let (min, max) = (number("min", min), number("max", max));
-        let whole = format!("{at}.{part}");
-        if equals_number.is_some() && (min.is_some() || max.is_some()) {
-            fields.refuse(&whole, "has equals beside min or max: send one or the others");
-        } else if min.zip(max).is_some_and(|(min, max)| min > max) {
-            fields.refuse(&whole, "has a min above its max");
-        }
-    }
-}
-
-/// Reads a number of a version; nothing for any.
-fn read_version(value: &str) -> Result<Option<u32>, String> {
-    match value {
-        "" | "*" => Ok(None),
-        digits if digits.len() <= 9 && digits.bytes().all(|byte| byte.is_ascii_digit()) => {
-            Ok(digits.parse().ok())
-        }
-        _ => Err("is not a number of up to 9 digits, or *".to_owned()),
-    }
 }
 
 /// Reads for how long the old secret of a key that is rotated stays good.
@@ -1009,15 +918,17 @@ impl Patch {
         let mut fields = Fields::default();
         let label = text(&pb.label, usize::from(is_named("label")), LABEL_MAX);
         let label = fields.take("external_key.label", label);
-        let environment = match is_named("environment") {
-            true => read_environment(&pb.environment),
-            false => Ok(String::new()),
+        let environment = if is_named("environment") {
+            read_environment(&pb.environment)
+        } else {
+            Ok(String::new())
         };
         let environment = fields.take("external_key.environment", environment);
         // Two names of one thing: which of them the mask has says nothing.
-        let end = match is_named("expire_time") || is_named("exp_date") {
-            true => read_end(pb, now),
-            false => Ok(None),
+        let end = if is_named("expire_time") || is_named("exp_date") {
+            read_end(pb, now)
+        } else {
+            Ok(None)
         };
         let expire_time = fields.take(&place_of_end(pb, at), end);
         let device = pb.device.as_ref().filter(|_| is_named("device"));
@@ -1245,212 +1156,6 @@ async fn revoke_one(
     Ok(after)
 }
 
-const FIELDS: &[Field] = &[
-    Field { name: "label", kind: FieldKind::Text },
-    Field { name: "app_key_id", kind: FieldKind::Text },
-    Field { name: "installation_id", kind: FieldKind::Text },
-    Field { name: "product_code", kind: FieldKind::Text },
-    Field { name: "package_code", kind: FieldKind::Text },
-    Field { name: "environment", kind: FieldKind::Text },
-    Field { name: "tenant_id", kind: FieldKind::Text },
-    Field { name: "tenant_code", kind: FieldKind::Text },
-    Field {
-        name: "state",
-        kind: FieldKind::Choice { prefix: "EXTERNAL_KEY_STATE_", words: KeyState::TEXTS },
-    },
-    Field { name: "create_time", kind: FieldKind::Time },
-    Field { name: "expire_time", kind: FieldKind::Time },
-    Field { name: "last_used_time", kind: FieldKind::Time },
-];
-
-const ORDERS: &[&str] = &["create_time", "label"];
-
-/// Keys whose tenant has a column like this.
-macro_rules! of_tenants {
-    ($column:expr, $test:expr) => {{
-        let tenant = tenants::table.filter(tenants::uid.eq(external_keys::tenant_uid));
-        match $test.clone() {
-            TextTest::Equals(value) => Box::new(exists(tenant.filter($column.eq(value)))),
-            TextTest::Like(pattern) => Box::new(exists(tenant.filter($column.like(pattern)))),
-            TextTest::LikeAnyCase(pattern) => {
-                Box::new(exists(tenant.filter($column.ilike(pattern))))
-            }
-        }
-    }};
-}
-
-/// Keys whose installation has a column like this.
-macro_rules! of_installations {
-    ($column:expr, $test:expr) => {{
-        let of_app_key = tenant_installations::tenant_uid
-            .eq(tenant_app_keys::tenant_uid)
-            .and(tenant_installations::installation_id.eq(tenant_app_keys::installation_id));
-        let installation = tenant_app_keys::table
-            .inner_join(tenant_installations::table.on(of_app_key))
-            .filter(tenant_app_keys::tenant_uid.eq(external_keys::tenant_uid))
-            .filter(tenant_app_keys::app_key_id.eq(external_keys::app_key_id));
-        match $test.clone() {
-            TextTest::Equals(value) => Box::new(exists(installation.filter($column.eq(value)))),
-            TextTest::Like(pattern) => Box::new(exists(installation.filter($column.like(pattern)))),
-            TextTest::LikeAnyCase(pattern) => {
-                Box::new(exists(installation.filter($column.ilike(pattern))))
-            }
-        }
-    }};
-}
-
-/// A list of external keys that was asked for.
-struct Query {
-    page: Page,
-    terms: Vec<Term>,
-    order: Order,
-    now: DateTime<Utc>,
-}
-
-impl Query {
-    /// Reads a request at a time, by which keys have expired or not.
-    fn read(
-        call: &Call,
-        request: &pb::ListExternalKeysRequest,
-        now: DateTime<Utc>,
-    ) -> Result<Self> {
-        let pb::ListExternalKeysRequest { page_size, page_token, filter, order_by } = request;
-        let asked = Asked { page_size: *page_size, page_token, filter, order_by, more: "" };
-        let page = Page::read(call, asked)?;
-        let terms = filter::read(&page.filter, FIELDS)?;
-        let order = filter::read_order(&page.order_by, ORDERS)?;
-        Ok(Self { page, terms, order, now })
-    }
-
-    /// Reads the page; answers its keys and the token of the next one.
-    async fn run(
-        &self,
-        conn: &mut AsyncPgConnection,
-        call: &Call,
-        master: &MasterKey,
-    ) -> Result<(Vec<ExternalKey>, String)> {
-        let mut query = keys_of(call).into_boxed::<Pg>();
-        for term in &self.terms {
-            let condition = self.condition(term)?;
-            query =
-                if term.negated { query.filter(not(condition)) } else { query.filter(condition) };
-        }
-        // The public id in the token leads back to the primary key.
-        let place = match &self.page.after {
-            None => None,
-            Some(place) => {
-                let id = place.id.parse::<Uuid>().map_err(|_| self.page.misplaced())?;
-                let KeyRef { route, number } = KeyRef::from_public_id(id, master);
-                let behind = external_keys::number
-                    .gt(number)
-                    .or(external_keys::number.eq(number).and(external_keys::route.gt(route)));
-                Some((place, behind))
-            }
-        };
-        let down = self.order.descending;
-        let query = match self.order.field {
-            "label" => {
-                let after = place.map(|(place, behind)| (place.value.clone(), behind));
-                seek!(query, external_keys::label, after, down)
-            }
-            _ => {
-                let after = match place {
-                    Some((place, behind)) => Some((self.page.time(place)?, behind)),
-                    None => None,
-                };
-                seek!(query, external_keys::create_time, after, down)
-            }
-        };
-        let mut found: Vec<ExternalKey> = query
-            .then_order_by((external_keys::number, external_keys::route))
-            .limit(self.page.limit())
-            .select(ExternalKey::as_select())
-            .load(conn)
-            .await?;
-        // Rules may be long; the rest of a key is not.
-        let bytes = |key: &ExternalKey| {
-            let rules = [&key.device, &key.geo];
-            1_000
-                + rules
-                    .map(|rules| rules.as_ref().map_or(0, |rules| rules.to_string().len()))
-                    .iter()
-                    .sum::<usize>()
-        };
-        let token = self.page.finish_within(&mut found, bytes, |key| Place {
-            value: match self.order.field {
-                "label" => key.label.clone(),
-                _ => key.create_time.timestamp_micros().to_string(),
-            },
-            id: key.key_ref().public_id(master).to_string(),
-        });
-        Ok((found, token))
-    }
-
-    fn condition(&self, term: &Term) -> Result<Condition<external_keys::table>> {
-        let end = external_keys::expire_time;
-        Ok(match (term.field, &term.test) {
-            ("label", Test::Text(test)) => filter::text(external_keys::label, test),
-            ("app_key_id", Test::Text(test)) => filter::text(external_keys::app_key_id, test),
-            ("environment", Test::Text(test)) => filter::text(external_keys::environment, test),
-            ("tenant_id", Test::Text(test)) => of_tenants!(tenants::tenant_id, test),
-            ("tenant_code", Test::Text(test)) => of_tenants!(tenants::code, test),
-            ("installation_id", Test::Text(test)) => {
-                of_installations!(tenant_installations::installation_id, test)
-            }
-            ("product_code", Test::Text(test)) => {
-                of_installations!(tenant_installations::product_code, test)
-            }
-            ("package_code", Test::Text(test)) => {
-                of_installations!(tenant_installations::package_code, test)
-            }
-            ("state", Test::Choice(word)) => self.is_in(word),
-            ("create_time", Test::Time(comparison, time)) => {
-                filter::time(external_keys::create_time, *comparison, *time)
-            }
-            // Where a key has none, the answer is no, not unknown: it must stand being negated.
-            ("expire_time", Test::Time(comparison, time)) => {
-                let is: Condition<_> = filter::time(end.assume_not_null(), *comparison, *time);
-                Box::new(end.is_not_null().and(is))
-            }
-            ("last_used_time", Test::Time(comparison, time)) => was_used(*comparison, *time),
-            (field, _) => {
-                return Err(Error::internal(format!("no condition for the field {field}")));
-            }
-        })
-    }
-
-    /// Keys in a state: what [`ExternalKey::state`] says, as a condition.
-    fn is_in(&self, state: &str) -> Condition<external_keys::table> {
-        let (end, old_end) = (external_keys::expire_time, external_keys::old_end_time);
-        let alive = external_keys::revoke_time.is_null().and(external_keys::enabled);
-        let ended = end.is_not_null().and(end.assume_not_null().le(self.now));
-        let rotating = old_end.is_not_null().and(old_end.assume_not_null().gt(self.now));
-        match state {
-            "REVOKED" => Box::new(external_keys::revoke_time.is_not_null()),
-            "DISABLED" => {
-                Box::new(external_keys::revoke_time.is_null().and(not(external_keys::enabled)))
-            }
-            "EXPIRED" => Box::new(alive.and(ended)),
-            "ROTATING" => Box::new(alive.and(not(ended)).and(rotating)),
-            _ => Box::new(alive.and(not(ended)).and(not(rotating))),
-        }
-    }
-}
-
-/// Keys that were used last at such a time. One that never was, was not.
-fn was_used(comparison: Comparison, at: DateTime<Utc>) -> Condition<external_keys::table> {
-    let used = key_usage::table
-        .filter(key_usage::route.eq(external_keys::route))
-        .filter(key_usage::number.eq(external_keys::number));
-    let time = key_usage::last_used_time;
-    match comparison {
-        Comparison::Less => Box::new(exists(used.filter(time.lt(at)))),
-        Comparison::LessOrEqual => Box::new(exists(used.filter(time.le(at)))),
-        Comparison::Greater => Box::new(exists(used.filter(time.gt(at)))),
-        Comparison::GreaterOrEqual => Box::new(exists(used.filter(time.ge(at)))),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -1472,29 +1177,5 @@ mod tests {
         for wrong in ["2026-11-22", "tomorrow", "2026-13-01", "31.1.2027", "20270131", "\0"] {
             assert!(end(wrong).is_err(), "{wrong}");
         }
-    }
-
-    /// 1-37
-    #[test]
-    fn a_pattern_of_devices_is_checked_in_every_part() {
-        let version = |equals: &str, min: &str, max: &str| {
-            Some(pb::VersionPattern { equals: equals.into(), min: min.into(), max: max.into() })
-        };
-        let refused = |pattern: pb::DevicePattern| {
-            let rules = pb::DeviceRules { allow: vec![pattern], deny: Vec::new() };
-            let mut fields = Fields::default();
-            check_devices(&rules, "device", &mut fields);
-            fields.finish().is_err()
-        };
-        let major = |major| pb::DevicePattern { major, ..Default::default() };
-
-        assert!(!refused(major(version("12", "", ""))));
-        assert!(!refused(major(version("", "9", "10"))));
-        assert!(!refused(major(version("*", "", ""))));
-        assert!(refused(major(version("", "10", "9"))));
-        assert!(refused(major(version("1", "1", ""))));
-        assert!(refused(major(version("1.2", "", ""))));
-        let os = pb::OsPattern { patch: version("x", "", ""), ..Default::default() };
-        assert!(refused(pb::DevicePattern { os: Some(os), ..Default::default() }));
     }
 }
