@@ -119,7 +119,8 @@ pub async fn append_all(
     let ancestors = ancestors_of(conn, uid).await?;
     let mut rows = Vec::with_capacity(events.len());
     for (id, event) in events {
-        let Event { kind, account_id, tenant: of, resource_type, resource_id, before, after } = event;
+        let Event { kind, account_id, tenant: of, resource_type, resource_id, before, after } =
+            event;
         if !KINDS.contains(&kind) || of.is_none_or(|(of, _)| of != uid) {
             return Err(Error::internal(format!("no event {kind} of the tenant")));
         }

@@ -330,7 +330,12 @@ impl Held {
     }
 
     fn wrong_state(&self, reason: ErrorReason, message: String) -> Error {
-        Error::WrongState { reason, kind: Kind::ApiKey, id: self.before.api_key_id.clone(), message }
+        Error::WrongState {
+            reason,
+            kind: Kind::ApiKey,
+            id: self.before.api_key_id.clone(),
+            message,
+        }
     }
 
     /// Stores the key as it has changed, and tells of it.

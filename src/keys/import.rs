@@ -541,11 +541,8 @@ fn message(
     let key_ref = KeyRef { route: row.route, number: row.number };
     let (rate_limit, credits) = new.limits.messages(None);
     let (installation_id, product_code, package_code) = app_key.cloned().unwrap_or_default();
-    let state = if row.enabled {
-        pb::ExternalKeyState::Active
-    } else {
-        pb::ExternalKeyState::Disabled
-    };
+    let state =
+        if row.enabled { pb::ExternalKeyState::Active } else { pb::ExternalKeyState::Disabled };
     pb::ExternalKey {
         external_key_id: key_ref.public_id(master).to_string(),
         app_key_id: row.app_key_id.clone(),

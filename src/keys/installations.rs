@@ -240,7 +240,10 @@ impl NewExternalKey {
 }
 
 /// Reads the last day of a key: the key ends with it, in UTC (1-30).
-pub(super) fn read_last_day(date: &str, now: DateTime<Utc>) -> Result<Option<DateTime<Utc>>, String> {
+pub(super) fn read_last_day(
+    date: &str,
+    now: DateTime<Utc>,
+) -> Result<Option<DateTime<Utc>>, String> {
     if date.is_empty() {
         return Ok(None);
     }

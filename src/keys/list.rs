@@ -183,9 +183,8 @@ impl KeyQuery {
 
 /// That a key was used at such a time; of one that was never used it is false, and so negated true.
 fn used(comparison: Comparison, time: DateTime<Utc>) -> Condition {
-    let numbers = key_usage::table
-        .filter(key_usage::route.eq(api_keys::route))
-        .select(key_usage::number);
+    let numbers =
+        key_usage::table.filter(key_usage::route.eq(api_keys::route)).select(key_usage::number);
     let used = key_usage::last_used_time;
     match comparison {
         Comparison::Less => Box::new(api_keys::number.eq_any(numbers.filter(used.lt(time)))),

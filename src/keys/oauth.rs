@@ -238,10 +238,7 @@ pub async fn give(
     Ok(generated)
 }
 
-async fn find(
-    conn: &mut AsyncPgConnection,
-    tenant_uid: Uuid,
-) -> Result<Option<OAuthClient>> {
+async fn find(conn: &mut AsyncPgConnection, tenant_uid: Uuid) -> Result<Option<OAuthClient>> {
     Ok(OAuthClient::query()
         .filter(tenant_oauth_clients::tenant_uid.eq(tenant_uid))
         .get_result(conn)
@@ -489,9 +486,10 @@ impl Patch {
                 reason: ErrorReason::OauthTypeConflict,
                 kind: Kind::OAuthClient,
                 id: tenant_id.to_owned(),
-                message: "type 0, from server to server, is for OAuth 2.0 alone: set login_mode to \
+                message:
+                    "type 0, from server to server, is for OAuth 2.0 alone: set login_mode to \
                           O_AUTH_LOGIN_MODE_OAUTH, or type to 1 or 2"
-                    .to_owned(),
+                        .to_owned(),
             });
         }
         Ok(generated)

@@ -128,7 +128,8 @@ impl Patch {
             ("api_key.tenant_id", tenant_id, &told.tenant_id),
             ("api_key.environment", environment, &told.environment),
         ];
-        let differs = texts.into_iter().filter(|(_, sent, stored)| !sent.is_empty() && sent != stored);
+        let differs =
+            texts.into_iter().filter(|(_, sent, stored)| !sent.is_empty() && sent != stored);
         let mut differs = differs.map(|(field, ..)| field).collect::<Vec<_>>();
         if *scope != 0 && *scope != told.scope {
             differs.push("api_key.scope");
@@ -245,7 +246,8 @@ mod tests {
 
     #[test]
     fn a_mask_that_names_what_never_changes_is_refused() {
-        for path in ["scope", "account_id", "tenant_id", "environment", "secret", "credits.amount"] {
+        for path in ["scope", "account_id", "tenant_id", "environment", "secret", "credits.amount"]
+        {
             let refusal = read(&pb::ApiKey::default(), &[path]).err().unwrap();
 
             assert_eq!(refusal.reason(), ErrorReason::ImmutableField, "{path}");

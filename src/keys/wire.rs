@@ -99,10 +99,8 @@ pub(super) fn check_bindings(
 ) {
     let is_reseller = roles.contains(&RESELLER);
     if is_reseller && (roles.len() > 1 || !has_reseller) {
-        fields.refuse(
-            "api_key.reseller_id",
-            "is required for the role reseller, which stands alone",
-        );
+        fields
+            .refuse("api_key.reseller_id", "is required for the role reseller, which stands alone");
     } else if !is_reseller && has_reseller {
         fields.refuse("api_key.reseller_id", "is for the role reseller only");
     }
