@@ -34,8 +34,7 @@ use tenantry::{
         secret::{self, KeySecret},
     },
     pb::{self, key_service_client::KeyServiceClient, tenant_service_client::TenantServiceClient},
-    server,
-    start,
+    server, start,
     telemetry::{Metrics, Sampling},
 };
 use tonic::{
@@ -81,7 +80,8 @@ fn serve_noop(answer: &[u8]) {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         println!("{}", listener.local_addr().unwrap());
         let answer = pb::VerifyKeyResponse::decode(answer).unwrap();
-        let router = tonic::service::Routes::new(Noop(Arc::new(answer))).prepare().into_axum_router();
+        let router =
+            tonic::service::Routes::new(Noop(Arc::new(answer))).prepare().into_axum_router();
         axum::serve(tonic_nodelay::NoDelay(listener), router).await.unwrap();
     });
 }
@@ -151,13 +151,12 @@ impl tower::Service<http::Request<tonic::body::Body>> for Noop {
 /// Tenantry itself, on a database that is there already.
 fn serve(folder: &Path) {
     pin("0");
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
     runtime.unwrap().block_on(async {
         let url = fs::read_to_string(folder.join("url")).unwrap();
-        let settings = Settings {
-            database_url: Some(url.into()),
-            ..Settings::default_for_tests(folder)
-        };
+        let settings =
+            Settings { database_url: Some(url.into()), ..Settings::default_for_tests(folder) };
         let settings = Arc::new(settings);
         let started = start::start(settings.clone()).await.unwrap();
         let edge = Edge::bind(settings.listen, None, settings.shutdown.drain).await.unwrap();
@@ -322,7 +321,10 @@ async fn measure() {
         hot.message.len(),
         answer.len()
     );
-    println!("{:52} {:>8} {:>8} {:>8} {:>8} {:>8}", "A beside a no-op", "calls/s", "worst", "CPU", "worst", "µs");
+    println!(
+        "{:52} {:>8} {:>8} {:>8} {:>8} {:>8}",
+        "A beside a no-op", "calls/s", "worst", "CPU", "worst", "µs"
+    );
 
     let mut forged = keys.texts[0].clone().into_bytes();
     forged[20] = if forged[20] == b'A' { b'B' } else { b'A' };
@@ -516,7 +518,11 @@ async fn tails(server: &Server, hot: &Work, time: Duration, writes: Option<Write
     latencies.sort_unstable();
     let at = |part: f64| {
         let place = ((latencies.len() - 1) as f64 * part).round();
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a place in a list")]
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "a place in a list"
+        )]
         latencies[place as usize].as_secs_f64()
     };
     println!(
@@ -621,11 +627,7 @@ fn pg_bin() -> String {
 }
 
 /// Three nodes on one database: from the commit of a revocation on one until the others refuse.
-async fn revocations(
-    folder: &Path,
-    root: &str,
-    cluster: &tenantry::db::cluster::Cluster,
-) {
+async fn revocations(folder: &Path, root: &str, cluster: &tenantry::db::cluster::Cluster) {
     let url = cluster.url("tenantry", start::PRIVATE_DATABASE);
     fs::write(folder.join("url"), url).unwrap();
     let path = folder.to_string_lossy().into_owned();

@@ -156,3 +156,110 @@ pub async fn begin(
         .await?;
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn duration(seconds: i64) -> Option<prost_types::Duration> {
+        Some(prost_types::Duration { seconds, nanos: 0 })
+    }
+
+    fn rate(requests: i64, window: Option<prost_types::Duration>) -> Result<Option<Rate>, usize> {
+        let mut fields = Fields::default();
+        let pb = pb::RateLimit { requests, window };
+        let read = read_rate(Some(&pb), "rate_limit", &mut fields);
+        fields.finish().map(|()| read).map_err(violations)
+    }
+
+    fn credits(
+        amount: i64,
+        refill_amount: i64,
+        refill_interval: Option<prost_types::Duration>,
+    ) -> Result<Option<Credits>, usize> {
+        let mut fields = Fields::default();
+        let pb = pb::Credits { amount, refill_amount, refill_interval, remaining: 77 };
+        let read = read_credits(Some(&pb), "credits", &mut fields);
+        fields.finish().map(|()| read).map_err(violations)
+    }
+
+    fn violations(error: crate::error::Error) -> usize {
+        match error {
+            crate::error::Error::Invalid(violations) => violations.len(),
+            _ => 0,
+        }
+    }
+
+    #[test]
+    fn a_rate_is_so_many_in_a_window_of_whole_seconds() {
+        let right = Rate { requests: 1, window_seconds: WINDOW_MAX };
+
+        assert_eq!(rate(1, duration(WINDOW_MAX.into())), Ok(Some(right)));
+        assert!(rate(REQUESTS_MAX, duration(1)).is_ok());
+        for (requests, window) in [
+            (0, duration(1)),
+            (-1, duration(1)),
+            (REQUESTS_MAX + 1, duration(1)),
+            (1, None),
+            (1, duration(0)),
+            (1, duration(-1)),
+            (1, duration(i64::from(WINDOW_MAX) + 1)),
+            (1, duration(i64::MAX)),
+            (1, Some(prost_types::Duration { seconds: 1, nanos: 1 })),
+        ] {
+            assert_eq!(rate(requests, window), Err(1), "{requests} {window:?}");
+        }
+        assert_eq!(rate(0, None), Err(2), "both are told");
+    }
+
+    #[test]
+    fn credits_are_refilled_by_what_there_was_at_first_unless_told_otherwise() {
+        let refilled = |amount, added| Credits { amount, refill: Some((added, 3600)) };
+
+        assert_eq!(credits(0, 0, None), Ok(Some(Credits { amount: 0, refill: None })));
+        assert_eq!(credits(5, 0, duration(3600)), Ok(Some(refilled(5, 5))));
+        assert_eq!(credits(5, 2, duration(3600)), Ok(Some(refilled(5, 2))));
+        assert_eq!(credits(0, 2, duration(3600)), Ok(Some(refilled(0, 2))));
+        for (amount, added, interval) in [
+            (-1, 0, None),
+            (AMOUNT_MAX + 1, 0, None),
+            (5, 2, None),
+            (5, -1, duration(1)),
+            (5, AMOUNT_MAX + 1, duration(1)),
+            (0, 0, duration(1)),
+            (5, 0, duration(0)),
+            (5, 0, duration(i64::from(INTERVAL_MAX) + 1)),
+        ] {
+            assert_eq!(credits(amount, added, interval), Err(1), "{amount} {added} {interval:?}");
+        }
+    }
+
+    #[test]
+    fn limits_that_nothing_is_said_of_are_none() {
+        let mut fields = Fields::default();
+
+        assert_eq!(read_rate(None, "rate_limit", &mut fields), None);
+        assert_eq!(read_credits(None, "credits", &mut fields), None);
+        assert!(fields.finish().is_ok());
+        assert_eq!(Limits::of_columns((None, None), (None, None, None)), Limits::default());
+        assert_eq!(Limits::default().messages(Some(3)), (None, None));
+    }
+
+    #[test]
+    fn limits_are_told_with_what_is_left() {
+        let limits = Limits::of_columns((Some(9), Some(60)), (Some(5), Some(2), Some(3600)));
+
+        let (rate, credits) = limits.messages(Some(1));
+        let (_, untouched) = limits.messages(None);
+
+        assert_eq!(rate, Some(pb::RateLimit { requests: 9, window: duration(60) }));
+        let told = pb::Credits {
+            amount: 5,
+            refill_amount: 2,
+            refill_interval: duration(3600),
+            remaining: 1,
+        };
+        assert_eq!(credits, Some(told));
+        assert_eq!(untouched, Some(pb::Credits { remaining: 5, ..told }));
+    }
+}

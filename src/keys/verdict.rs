@@ -446,8 +446,14 @@ mod tests {
 
         use VerifyCode::{DeviceForbidden, GeoForbidden};
         assert_eq!(told(Some("192.0.2.1"), device("Chrome")), (None, vec![]));
-        assert_eq!(told(Some("192.0.2.7"), device("Chrome")), (Some(GeoForbidden), vec!["geo_deny"]));
-        assert_eq!(told(Some("10.0.0.1"), device("chrome")), (Some(GeoForbidden), vec!["geo_allow"]));
+        assert_eq!(
+            told(Some("192.0.2.7"), device("Chrome")),
+            (Some(GeoForbidden), vec!["geo_deny"])
+        );
+        assert_eq!(
+            told(Some("10.0.0.1"), device("chrome")),
+            (Some(GeoForbidden), vec!["geo_allow"])
+        );
         assert_eq!(
             told(Some("192.0.2.1"), device("Firefox")),
             (Some(DeviceForbidden), vec!["device_deny", "device_allow"])
@@ -531,7 +537,11 @@ mod tests {
 
     #[test]
     fn an_allow_list_binds_api_keys_alone() {
-        let rule = Rule { name: "office".into(), start: [192, 0, 2, 1].into(), end: [192, 0, 2, 9].into() };
+        let rule = Rule {
+            name: "office".into(),
+            start: [192, 0, 2, 1].into(),
+            end: [192, 0, 2, 9].into(),
+        };
         let list = || Enforced(Some(vec![rule.clone()]));
         let bound = |key: Known| {
             let owner = owner(standing(TenantState::Active, Vec::new()), list());

@@ -345,7 +345,8 @@ impl Caller {
         KeyServiceClient::with_interceptor(self.channel.clone(), self.metadata.clone())
     }
 
-    /// Calls any method by its path with an encoded message; answers the encoded answer.
+    /// Calls any method by its path with one encoded message; answers the encoded answer, of a stream the
+    /// first.
     pub async fn raw(&self, path: &str, message: Vec<u8>) -> Result<Vec<u8>, Status> {
         let inner = InterceptedService::new(self.channel.clone(), self.metadata.clone());
         let mut client = tonic::client::Grpc::new(inner);
@@ -353,8 +354,9 @@ impl Caller {
         let streams = Method::find(path).is_some_and(|method| method.streams);
         let path = path.parse().unwrap();
         if streams {
-            // Its first answer: it never ends by itself.
-            let answers = client.server_streaming(Request::new(message), path, Bytes).await?;
+            // A stream of one message is what methods take too that take one message.
+            let messages = tokio_stream::once(message);
+            let answers = client.streaming(Request::new(messages), path, Bytes).await?;
             return Ok(answers.into_inner().message().await?.unwrap_or_default());
         }
         Ok(client.unary(Request::new(message), path, Bytes).await?.into_inner())

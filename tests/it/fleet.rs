@@ -147,8 +147,7 @@ async fn no_node_accepts_a_key_after_its_revocation_with_wait_has_returned() {
             assert_eq!(seen, [VerifyCode::Revoked; 2]);
         } else {
             assert!(answer.get("confirmed").is_none(), "{answer}");
-            accepted_without_wait +=
-                seen.iter().filter(|code| **code == VerifyCode::Valid).count();
+            accepted_without_wait += seen.iter().filter(|code| **code == VerifyCode::Valid).count();
         }
     }
     // The control: without waiting, they did accept some.
@@ -163,9 +162,8 @@ async fn a_node_that_is_cut_off_accepts_nothing_past_its_lease() {
     let app = App::start_with(leased).await;
     let (proxy, beside) = (Proxy::before(&app).await, Proxy::before(&app).await);
     let node = app.node(Some(&proxy.url), leased).await;
-    let endless = app
-        .node(Some(&beside.url), |settings| settings.keys.lease = Duration::from_secs(60))
-        .await;
+    let endless =
+        app.node(Some(&beside.url), |settings| settings.keys.lease = Duration::from_secs(60)).await;
     let root = app.as_root();
     let (id, key) = api_key(&root).await;
     let (_, other) = api_key(&root).await;
@@ -284,7 +282,9 @@ async fn a_lock_reaches_the_keys_below_on_every_node_by_an_epoch() {
         ..tenant("high")
     };
     root.create(high).await.unwrap();
-    root.create(pb::Tenant { parent_tenant_id: "high".into(), ..tenant("low") }).await.unwrap();
+    root.create(pb::Tenant { parent_tenant_id: Some("high".into()), ..tenant("low") })
+        .await
+        .unwrap();
     let on_low = root.with("x-tenant-id", "low");
     let keys = join_all((0..20).map(|_| api_key(&on_low))).await;
     let nodes = [app.as_root(), second.as_root()];
@@ -325,16 +325,43 @@ async fn every_change_that_ends_a_key_is_heard_of_on_other_nodes() {
     let (root, other) = (app.as_root(), second.as_root());
     root.call("CreateProduct", product()).await.unwrap();
     let changes: &[(&str, fn(&Value) -> Value, VerifyCode)] = &[
-        ("RevokeExternalKey", |made| json!({"external_key_id": made["external_key"]["external_key_id"],
-            "reason": "lost"}), VerifyCode::Revoked),
-        ("UpdateExternalKey", |made| json!({"external_key": {"external_key_id":
-            made["external_key"]["external_key_id"], "enabled": false}}), VerifyCode::Disabled),
-        ("RotateExternalKey", |made| json!({"external_key_id":
-            made["external_key"]["external_key_id"], "overlap": "0s"}), VerifyCode::NotFound),
-        ("DeleteAppKey", |made| json!({"app_key_id": made["external_key"]["app_key_id"]}),
-            VerifyCode::NotFound),
-        ("DeleteInstallation", |made| json!({"installation_id":
-            made["installation"]["installation_id"]}), VerifyCode::NotFound),
+        (
+            "RevokeExternalKey",
+            |made| {
+                json!({"external_key_id": made["external_key"]["external_key_id"],
+            "reason": "lost"})
+            },
+            VerifyCode::Revoked,
+        ),
+        (
+            "UpdateExternalKey",
+            |made| {
+                json!({"external_key": {"external_key_id":
+            made["external_key"]["external_key_id"], "enabled": false}})
+            },
+            VerifyCode::Disabled,
+        ),
+        (
+            "RotateExternalKey",
+            |made| {
+                json!({"external_key_id":
+            made["external_key"]["external_key_id"], "overlap": "0s"})
+            },
+            VerifyCode::NotFound,
+        ),
+        (
+            "DeleteAppKey",
+            |made| json!({"app_key_id": made["external_key"]["app_key_id"]}),
+            VerifyCode::NotFound,
+        ),
+        (
+            "DeleteInstallation",
+            |made| {
+                json!({"installation_id":
+            made["installation"]["installation_id"]})
+            },
+            VerifyCode::NotFound,
+        ),
     ];
     for (number, (method, request, expected)) in changes.iter().enumerate() {
         let id = format!("t{number}");

@@ -2,7 +2,7 @@
 
 use chrono::TimeDelta;
 use futures_util::future::join_all;
-use serde_json::json;
+use serde_json::{Value, json};
 use tenantry::pb::{self, ApiKeyScope, ApiKeyState, VerifyCode};
 use tonic::Status;
 
@@ -399,4 +399,466 @@ async fn roles_are_listed_page_by_page_in_a_fixed_order() {
     assert_eq!(whole.roles.len(), 11);
     assert_eq!([first.roles, second.roles].concat(), whole.roles);
     assert_eq!(whole.roles[0].role_id, "system-admin");
+}
+
+/// Changes a key as a mask of these paths says, or what is present where there are none.
+async fn update(caller: &Caller, key: Value, paths: &[&str]) -> Result<Value, Status> {
+    // As JSON has masks: camel case, joined by commas.
+    let camel = |path: &&str| {
+        let mut words = path.split('_');
+        let first = words.next().unwrap_or_default().to_owned();
+        words.fold(first, |all, word| all + &word[..1].to_uppercase() + &word[1..])
+    };
+    let mask = paths.iter().map(camel).collect::<Vec<_>>().join(",");
+    let request = json!({"api_key": key, "update_mask": mask});
+    Ok(caller.call("UpdateApiKey", request).await?["api_key"].take())
+}
+
+async fn rotate(caller: &Caller, id: &str) -> Result<Value, Status> {
+    caller.call("RotateApiKey", json!({"api_key_id": id})).await
+}
+
+async fn get(caller: &Caller, id: &str) -> Result<Value, Status> {
+    Ok(caller.call("GetApiKey", json!({"api_key_id": id})).await?["api_key"].take())
+}
+
+/// 4-15: a key is got by its id, within reach.
+#[tokio::test]
+async fn a_key_is_got_by_its_id_within_reach_and_without_its_secret() {
+    let app = App::start().await;
+    let root = app.as_root();
+    root.create(tenant("foo")).await.unwrap();
+    root.create(tenant("bar")).await.unwrap();
+    let stranger = app.account("theirs").await;
+    let (foo, bar) = (root.with("x-tenant-id", "foo"), root.with("x-tenant-id", "bar"));
+    let (key, secret) = create(&foo, with_roles(&["tenant-admin"])).await.unwrap();
+    let id = &*key.api_key_id;
+
+    let request = pb::GetApiKeyRequest { api_key_id: id.to_owned() };
+    let got = app.as_key(&secret).keys().get_api_key(request).await.unwrap().into_inner();
+
+    assert_eq!(got.api_key, Some(key.clone()));
+    assert_eq!(get(&root, id).await.unwrap()["tenant_id"], "foo");
+    for caller in [&stranger, &bar] {
+        let refusal = get(caller, id).await.unwrap_err();
+        assert_eq!(told(&refusal), "NotFound KEY_NOT_FOUND");
+    }
+    assert_eq!(fields(&get(&root, "").await.unwrap_err()), ["api_key_id"]);
+    assert_eq!(fields(&get(&root, "nonsense").await.unwrap_err()), ["api_key_id"]);
+}
+
+/// 4-15: ACTIVE and DISABLED lead to each other, ROTATING and EXPIRED come and go with time, and REVOKED
+/// is for good.
+#[tokio::test]
+async fn a_key_goes_through_its_states_until_it_is_revoked_for_good() {
+    let app = App::start().await;
+    let root = app.as_root();
+    let disabled = pb::ApiKey { enabled: Some(false), ..with_roles(&["auditor"]) };
+    let (key, _) = create(&root, disabled).await.unwrap();
+    let id = &*key.api_key_id;
+    let enable = async |enabled: bool| {
+        update(&root, json!({"api_key_id": id, "enabled": enabled}), &[]).await.unwrap()
+    };
+
+    assert_eq!(key.state(), ApiKeyState::Disabled);
+    assert_eq!(enable(true).await["state"], "API_KEY_STATE_ACTIVE");
+    let rotated = rotate(&root, id).await.unwrap();
+    assert_eq!(rotated["key"]["state"], "API_KEY_STATE_ROTATING");
+    assert!(rotated["key"]["overlap_end_time"].is_string());
+    let disabled = enable(false).await;
+    assert_eq!(disabled["state"], "API_KEY_STATE_DISABLED");
+    assert!(disabled["overlap_end_time"].is_null(), "it is not good at all");
+    assert_eq!(enable(true).await["state"], "API_KEY_STATE_ROTATING");
+    app.shared.clock.advance(TimeDelta::hours(25));
+    assert_eq!(get(&root, id).await.unwrap()["state"], "API_KEY_STATE_ACTIVE");
+    let end = (app.shared.clock.now() + TimeDelta::hours(1)).to_rfc3339();
+    update(&root, json!({"api_key_id": id, "expire_time": end}), &[]).await.unwrap();
+    app.shared.clock.advance(TimeDelta::hours(2));
+    assert_eq!(get(&root, id).await.unwrap()["state"], "API_KEY_STATE_EXPIRED");
+    assert_eq!(enable(false).await["state"], "API_KEY_STATE_DISABLED");
+    assert_eq!(enable(true).await["state"], "API_KEY_STATE_EXPIRED");
+    update(&root, json!({"api_key_id": id}), &["expire_time"]).await.unwrap();
+    assert_eq!(get(&root, id).await.unwrap()["state"], "API_KEY_STATE_ACTIVE", "it never ends");
+    revoke(&root, id, "lost").await.unwrap();
+    for refusal in [
+        update(&root, json!({"api_key_id": id, "enabled": true}), &[]).await.unwrap_err(),
+        rotate(&root, id).await.unwrap_err(),
+    ] {
+        assert_eq!(told(&refusal), "FailedPrecondition INVALID_STATE_TRANSITION");
+    }
+}
+
+/// 4-15: what a mask names is changed or cleared; what never changes is refused unless it is as it was.
+#[tokio::test]
+async fn an_update_of_a_key_changes_what_its_mask_names_and_nothing_else() {
+    let app = App::start().await;
+    let root = app.as_root();
+    root.create(tenant("foo")).await.unwrap();
+    let foo = root.with("x-tenant-id", "foo");
+    let new = pb::ApiKey {
+        name: "one".into(),
+        description: "first".into(),
+        environment: "sod".into(),
+        ..with_roles(&["tenant-admin"])
+    };
+    let (key, _) = create(&foo, new).await.unwrap();
+    let id = &*key.api_key_id;
+
+    let whole = get(&foo, id).await.unwrap();
+    let mut changed = whole.clone();
+    changed["name"] = "two".into();
+    changed["roles"] = json!(["auditor", "tenant-management"]);
+    // With what only the service writes, as it was read.
+    let changed = update(&foo, changed, &[]).await.unwrap();
+    assert_eq!((&changed["name"], &changed["description"]), (&json!("two"), &json!("first")));
+    assert_eq!(changed["roles"], json!(["auditor", "tenant-management"]));
+    assert!(!changed["permissions"].as_array().unwrap().contains(&json!("KEYS:EDIT")));
+    assert_eq!(changed["etag"], "2");
+
+    let cleared = json!({"api_key_id": id, "roles": ["auditor"]});
+    let cleared = update(&foo, cleared, &["name", "description", "roles"]).await.unwrap();
+    assert_eq!(cleared["name"], format!("key-{}", &id[..8]), "one is generated");
+    assert_eq!((&cleared["description"], &cleared["roles"]), (&json!(null), &json!(["auditor"])));
+    let same = update(&foo, json!({"api_key_id": id, "roles": ["auditor"]}), &[]).await.unwrap();
+    assert_eq!(same["etag"], cleared["etag"], "nothing has changed");
+
+    let stale = update(&foo, whole, &[]).await.unwrap_err();
+    assert_eq!(told(&stale), "Aborted ETAG_MISMATCH");
+    for path in ["environment", "scope", "tenant_id", "digest"] {
+        let refusal = update(&foo, json!({"api_key_id": id}), &[path]).await.unwrap_err();
+        assert_eq!(told(&refusal), "InvalidArgument IMMUTABLE_FIELD", "{path}");
+    }
+    for (field, value) in [
+        ("environment", "stage"),
+        ("scope", "API_KEY_SCOPE_SYSTEM"),
+        ("tenant_id", "bar"),
+        ("account_id", "other"),
+    ] {
+        let refusal = update(&foo, json!({"api_key_id": id, field: value}), &[]).await.unwrap_err();
+        assert_eq!(told(&refusal), "InvalidArgument IMMUTABLE_FIELD", "{field}");
+        assert_eq!(fields(&refusal), [format!("api_key.{field}")]);
+    }
+    for (wrong, field) in [
+        (json!({"roles": ["king"]}), "api_key.roles"),
+        (json!({"roles": ["system-admin"]}), "api_key.roles"),
+        (json!({"reseller_id": "north"}), "api_key.reseller_id"),
+        (json!({"backend_ids": ["rack"]}), "api_key.backend_ids"),
+        (json!({"expire_time": "2020-01-01T00:00:00Z"}), "api_key.expire_time"),
+        (json!({"rate_limit": {"requests": 5}}), "api_key.rate_limit.window"),
+        (json!({"credits": {"amount": -1}}), "api_key.credits.amount"),
+    ] {
+        let mut key = json!({"api_key_id": id});
+        key.as_object_mut().unwrap().append(&mut wrong.as_object().unwrap().clone());
+        let refusal = update(&foo, key, &[]).await.unwrap_err();
+        assert_eq!(fields(&refusal), [field]);
+    }
+    let no_roles = update(&foo, json!({"api_key_id": id}), &["roles"]).await.unwrap_err();
+    assert_eq!(fields(&no_roles), ["api_key.roles"]);
+    let rehearsed = json!({"api_key": {"api_key_id": id, "name": "x"}, "validate_only": true});
+    let rehearsed = foo.call("UpdateApiKey", rehearsed).await.unwrap();
+    assert_eq!(rehearsed["api_key"]["name"], "x");
+    assert_eq!(get(&foo, id).await.unwrap()["name"], cleared["name"]);
+}
+
+/// 4-15: whatever a key grants once it is changed or has a new secret, its caller has itself.
+#[tokio::test]
+async fn nobody_gets_more_by_changing_enabling_or_rotating_a_stronger_key() {
+    let app = App::start().await;
+    let root = app.as_root();
+    root.create(tenant("foo")).await.unwrap();
+    let foo = root.with("x-tenant-id", "foo");
+    let strong = ["tenant-admin", "service-provider-admin"];
+    let (stronger, _) = create(&foo, with_roles(&strong)).await.unwrap();
+    let off = pb::ApiKey { enabled: Some(false), ..with_roles(&strong) };
+    let (off, _) = create(&foo, off).await.unwrap();
+    let (weaker, _) = create(&foo, with_roles(&["key-verifier"])).await.unwrap();
+    let (own, secret) = create(&foo, with_roles(&["tenant-admin"])).await.unwrap();
+    let bound = pb::ApiKey { environment: "sod".into(), ..with_roles(&["tenant-admin"]) };
+    let (_, bound) = create(&foo, bound).await.unwrap();
+    let brief = pb::ApiKey {
+        expire_time: Some(prost_types::Timestamp {
+            seconds: (app.shared.clock.now() + TimeDelta::hours(1)).timestamp(),
+            nanos: 0,
+        }),
+        ..with_roles(&["tenant-admin"])
+    };
+    let (_, brief) = create(&foo, brief).await.unwrap();
+    let admin = app.as_key(&secret);
+    let key = |id: &str, field: &str, value: Value| json!({"api_key_id": id, field: value});
+    let (strong, off) = (&*stronger.api_key_id, &*off.api_key_id);
+    let (weak, own) = (&*weaker.api_key_id, &*own.api_key_id);
+
+    for refusal in [
+        rotate(&admin, strong).await.unwrap_err(),
+        rotate(&admin, off).await.unwrap_err(),
+        update(&admin, key(strong, "name", "mine".into()), &[]).await.unwrap_err(),
+        update(&admin, key(off, "enabled", true.into()), &[]).await.unwrap_err(),
+        // Somebody else may enable it later, and not look at what it grants by then.
+        update(&admin, key(off, "roles", json!(["tenant-admin", "auditor"])), &[])
+            .await
+            .unwrap_err(),
+        update(&admin, key(weak, "roles", json!(["service-provider-admin"])), &[])
+            .await
+            .unwrap_err(),
+        update(&admin, key(own, "roles", json!(["auditor", "tenant-admin"])), &[])
+            .await
+            .unwrap_err(),
+        // A key of one environment, and one that ends, give away no more than that.
+        rotate(&app.as_key(&bound), weak).await.unwrap_err(),
+        rotate(&app.as_key(&brief), weak).await.unwrap_err(),
+        update(&app.as_key(&brief), key(weak, "name", "mine".into()), &[]).await.unwrap_err(),
+    ] {
+        assert_eq!(told(&refusal), "PermissionDenied PERMISSION_MISSING");
+    }
+    assert_eq!(get(&foo, strong).await.unwrap()["etag"], "1", "nothing has changed");
+    rotate(&admin, weak).await.unwrap();
+    update(&admin, key(weak, "roles", json!(["tenant-admin"])), &[]).await.unwrap();
+    let rotated = rotate(&admin, own).await.unwrap();
+    let admin = app.as_key(rotated["secret"].as_str().unwrap());
+    update(&admin, key(strong, "enabled", false.into()), &[]).await.unwrap();
+}
+
+/// 4-15: the last key that administers the system stays good for ever.
+#[tokio::test]
+async fn the_last_admin_key_cannot_be_disabled_nor_lose_its_role_nor_get_an_end() {
+    let app = App::start().await;
+    let root = app.as_root();
+    let last = who_am_i(&root).await.api_key.unwrap().api_key_id;
+    let end = (app.shared.clock.now() + TimeDelta::days(1)).to_rfc3339();
+    let off = pb::ApiKey { enabled: Some(false), ..with_roles(&["system-admin"]) };
+    let (other, _) = create(&root, off).await.unwrap();
+    let changes = [
+        json!({"api_key_id": last, "enabled": false}),
+        json!({"api_key_id": last, "roles": ["auditor"]}),
+        json!({"api_key_id": last, "expire_time": end}),
+    ];
+
+    for change in &changes {
+        let refusal = update(&root, change.clone(), &[]).await.unwrap_err();
+        assert_eq!(told(&refusal), "FailedPrecondition LAST_ADMIN_KEY", "{change}");
+    }
+    let refusal = revoke(&root, &last, "lost").await.unwrap_err();
+    assert_eq!(told(&refusal), "FailedPrecondition LAST_ADMIN_KEY", "the other is disabled");
+    update(&root, json!({"api_key_id": last, "name": "first"}), &[]).await.unwrap();
+    let rotated = rotate(&root, &last).await.unwrap();
+    let root = app.as_key(rotated["secret"].as_str().unwrap());
+    let enable = json!({"api_key_id": other.api_key_id, "enabled": true});
+    update(&root, enable, &[]).await.unwrap();
+    for change in changes {
+        let request = json!({"api_key": change, "validate_only": true});
+        root.call("UpdateApiKey", request).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_last_admin_key_is_left_by_many_who_disable_and_revoke_at_once() {
+    let app = App::start().await;
+    let root = app.as_root();
+    let mut ids = vec![who_am_i(&root).await.api_key.unwrap().api_key_id];
+    let mut callers = vec![root.clone()];
+    for _ in 0..3 {
+        let (key, secret) = create(&root, with_roles(&["system-admin"])).await.unwrap();
+        ids.push(key.api_key_id);
+        callers.push(app.as_key(&secret));
+    }
+
+    let tries = (0..16).map(|number| {
+        let (caller, id) = (&callers[number % 4], &ids[(number + 1) % 4]);
+        async move {
+            match number / 4 % 3 {
+                0 => update(caller, json!({"api_key_id": id, "enabled": false}), &[]).await.err(),
+                1 => revoke(caller, id, "sabotage").await.err(),
+                _ => {
+                    let demoted = json!({"api_key_id": id, "roles": ["auditor"]});
+                    update(caller, demoted, &[]).await.err()
+                }
+            }
+        }
+    });
+    let refusals = join_all(tries).await;
+
+    let alive = "select count(*) as number from api_keys \
+                 where 'system-admin' = any(roles) and revoke_time is null and enabled";
+    assert!(count(&app, alive).await >= 1, "somebody is left");
+    for refusal in refusals.into_iter().flatten() {
+        let told = told(&refusal);
+        let expected = [
+            "FailedPrecondition LAST_ADMIN_KEY",
+            "FailedPrecondition INVALID_STATE_TRANSITION",
+            "Unauthenticated CREDENTIAL_INVALID",
+            "PermissionDenied PERMISSION_MISSING",
+        ];
+        assert!(expected.contains(&&*told), "{told}");
+    }
+}
+
+/// 4-15: the same key has a new secret, told once, and the old one for a while.
+#[tokio::test]
+async fn a_rotated_key_keeps_its_id_and_its_new_secret_is_told_once() {
+    let app = App::start().await;
+    let root = app.as_root();
+    let (key, secret) = create(&root, with_roles(&["auditor"])).await.unwrap();
+    let id = &*key.api_key_id;
+    let old = "select count(*) as number from api_keys k join api_keys old using (route, number) \
+               where k.old_digest is not null and k.old_digest <> k.digest";
+
+    let request = json!({"api_key_id": id, "overlap": "60s", "request_id": "once"});
+    let rotated = root.call("RotateApiKey", request.clone()).await.unwrap();
+    let again = root.call("RotateApiKey", request.clone()).await.unwrap();
+
+    let new = rotated["secret"].as_str().unwrap();
+    assert!(new.starts_with("tk_any_") && new != secret);
+    assert_eq!(new.split('_').nth(2), secret.split('_').nth(2), "it leads to the same row");
+    assert_eq!(again, rotated, "who repeats the request gets the same secret");
+    assert_eq!(rotated["key"]["api_key_id"], id);
+    assert_eq!((&rotated["key"]["etag"], &rotated["key"]["name"]), (&json!("2"), &json!(key.name)));
+    assert!(rotated["revision"].as_str().unwrap().parse::<u64>().is_ok());
+    assert_eq!(count(&app, old).await, 1, "the old secret is kept");
+    assert_eq!(who_am_i(&app.as_key(new)).await.api_key.unwrap().api_key_id, id);
+    let mut rehearsed = request.clone();
+    (rehearsed["validate_only"], rehearsed["request_id"]) = (true.into(), "other".into());
+    let rehearsed = root.call("RotateApiKey", rehearsed).await.unwrap();
+    assert_eq!(rehearsed["secret"], json!(null));
+    let mut repeated = request;
+    repeated["validate_only"] = true.into();
+    let repeated = root.call("RotateApiKey", repeated).await.unwrap();
+    assert_eq!(repeated["secret"], json!(null), "nor one that was told before");
+    let at_once = json!({"api_key_id": id, "overlap": "0s"});
+    let at_once = root.call("RotateApiKey", at_once).await.unwrap();
+    assert_eq!(at_once["key"]["state"], "API_KEY_STATE_ACTIVE");
+    assert_eq!(count(&app, old).await, 0, "the old secret is gone");
+    for overlap in ["-1s", "2592001s"] {
+        let wrong = json!({"api_key_id": id, "overlap": overlap});
+        let refusal = root.call("RotateApiKey", wrong).await.unwrap_err();
+        assert_eq!(fields(&refusal), ["overlap"], "{overlap}");
+    }
+}
+
+/// 1-46: keys of a protected tenant are its own and its protectors' to change.
+#[tokio::test]
+async fn a_key_of_a_protected_tenant_is_not_changed_from_beside_it() {
+    let app = App::start().await;
+    let ours = app.account("ours").await;
+    let root = app.as_root().with("x-account-id", "ours");
+    root.create(pb::Tenant { protected: Some(true), ..tenant("foo") }).await.unwrap();
+    let foo = root.with("x-tenant-id", "foo");
+    let (key, secret) = create(&foo, with_roles(&["tenant-admin"])).await.unwrap();
+    let id = &*key.api_key_id;
+    let beside = ours.with("x-tenant-id", "foo");
+
+    for refusal in [
+        update(&beside, json!({"api_key_id": id, "name": "x"}), &[]).await.unwrap_err(),
+        rotate(&beside, id).await.unwrap_err(),
+    ] {
+        assert_eq!(told(&refusal), "FailedPrecondition RECORD_PROTECTED");
+    }
+    rotate(&app.as_key(&secret), id).await.unwrap();
+    update(&foo, json!({"api_key_id": id, "name": "x"}), &[]).await.unwrap();
+}
+
+/// 4-15: limits are told with what is left, and begin anew when they are set.
+#[tokio::test]
+async fn the_limits_of_a_key_are_told_with_what_is_left_and_begin_anew_when_they_are_set() {
+    let app = App::start().await;
+    let root = app.as_root();
+    let limits = json!({"api_key": {
+        "roles": ["auditor"],
+        "rate_limit": {"requests": 10, "window": "60s"},
+        "credits": {"amount": 100, "refill_interval": "3600s"},
+    }});
+    let key = root.call("CreateApiKey", limits).await.unwrap()["api_key"].take();
+    let id = key["api_key_id"].as_str().unwrap();
+    let left = |key: &Value| key["credits"]["remaining"].as_str().map(str::to_owned);
+    assert_eq!(key["rate_limit"], json!({"requests": "10", "window": "60s"}));
+    assert_eq!(key["credits"]["refill_amount"], "100", "as much as there was at first");
+    assert_eq!(left(&key).unwrap(), "100");
+    let use_some = "update key_credits set remaining = 60";
+    diesel_async::SimpleAsyncConnection::batch_execute(&mut app.superuser().await, use_some)
+        .await
+        .unwrap();
+
+    let used = update(&root, json!({"api_key_id": id, "name": "x"}), &[]).await.unwrap();
+    assert_eq!(left(&used).unwrap(), "60");
+    assert_eq!(left(&get(&root, id).await.unwrap()).unwrap(), "60");
+    let renewed = json!({"api_key_id": id, "rate_limit": {"requests": 5, "window": "1s"}});
+    let renewed = update(&root, renewed, &[]).await.unwrap();
+    assert_eq!(left(&renewed).unwrap(), "100", "both begin anew");
+    assert_eq!(get(&root, id).await.unwrap(), renewed);
+    let version = "select count(*) as number from api_keys k join key_credits c using (route, number) \
+                   where k.limits_version = 2 and c.limits_version = 2";
+    assert_eq!(count(&app, version).await, 1);
+    let unlimited = json!({"api_key_id": id});
+    let unlimited = update(&root, unlimited, &["rate_limit", "credits"]).await.unwrap();
+    assert_eq!((&unlimited["rate_limit"], &unlimited["credits"]), (&json!(null), &json!(null)));
+    assert_eq!(count(&app, "select count(*) as number from key_credits").await, 0);
+}
+
+/// 4-15: a list is filtered by when keys were used last; those that never were are found by what is not.
+#[tokio::test]
+async fn keys_are_listed_by_state_and_by_when_they_were_used_last() {
+    let app = App::start().await;
+    let root = app.as_root();
+    root.create(tenant("foo")).await.unwrap();
+    let foo = root.with("x-tenant-id", "foo");
+    let named = |name: &str| pb::ApiKey { name: name.into(), ..with_roles(&["auditor"]) };
+    let mut ids = Vec::new();
+    for name in ["fresh", "stale", "never"] {
+        ids.push(create(&foo, named(name)).await.unwrap().0.api_key_id);
+    }
+    let off = pb::ApiKey { enabled: Some(false), ..named("off") };
+    create(&foo, off).await.unwrap();
+    rotate(&foo, &ids[0]).await.unwrap();
+    let used = "insert into key_usage (route, number, tenant_uid, last_used_time) \
+                select route, number, tenant_uid, case name when 'fresh' \
+                    then timestamptz '2026-11-20T12:00:00Z' else timestamptz '2026-01-01T00:00:00Z' end \
+                from api_keys where name in ('fresh', 'stale')";
+    diesel_async::SimpleAsyncConnection::batch_execute(&mut app.superuser().await, used)
+        .await
+        .unwrap();
+    let names = async |filter: &str| {
+        list(&foo, filter).await.into_iter().map(|key| key.name).collect::<Vec<_>>()
+    };
+
+    assert_eq!(names("last_used_time >= \"2026-11-01T00:00:00Z\"").await, ["fresh"]);
+    let stale = "NOT last_used_time >= \"2026-11-01T00:00:00Z\"";
+    assert_eq!(names(stale).await, ["stale", "never", "off"]);
+    assert_eq!(names("last_used_time < \"2026-11-01T00:00:00Z\"").await, ["stale"]);
+    assert_eq!(names("state = DISABLED").await, ["off"]);
+    assert_eq!(names("state = ROTATING").await, ["fresh"]);
+    assert_eq!(names("state = ACTIVE").await, ["stale", "never"]);
+    assert_eq!(names("state != ACTIVE").await, ["fresh", "off"]);
+    let fresh = get(&foo, &ids[0]).await.unwrap();
+    assert_eq!(fresh["last_used_time"], "2026-11-20T12:00:00Z");
+    assert_eq!(get(&foo, &ids[2]).await.unwrap()["last_used_time"], json!(null));
+}
+
+/// 4-15: each change of a key is told, without its secrets.
+#[tokio::test]
+async fn a_change_and_a_rotation_of_a_key_are_told_without_its_secrets() {
+    let app = App::start().await;
+    let root = app.as_root();
+    let (key, secret) = create(&root, with_roles(&["auditor"])).await.unwrap();
+    let id = &*key.api_key_id;
+    update(&root, json!({"api_key_id": id, "name": "renamed"}), &[]).await.unwrap();
+    let rotated = rotate(&root, id).await.unwrap();
+
+    for (kind, has) in [
+        ("api_key.updated", "before->>'name' <> 'renamed' and after->>'name' = 'renamed'"),
+        ("api_key.rotated", "before->>'state' <> after->>'state' and after ? 'overlap_end_time'"),
+    ] {
+        let told = format!(
+            "select count(*) as number from events \
+             where type = '{kind}' and resource_id = '{id}' and {has}"
+        );
+        assert_eq!(count(&app, &told).await, 1, "{kind}");
+    }
+    for secret in [&secret, rotated["secret"].as_str().unwrap()] {
+        let part = secret.split('_').nth(3).unwrap();
+        let found =
+            format!("select count(*) as number from events e where e::text like '%{part}%'");
+        assert_eq!(count(&app, &found).await, 0);
+    }
+    let digests = "select count(*) as number from events e, api_keys k \
+                   where e::text like '%' || encode(k.digest, 'hex') || '%'";
+    assert_eq!(count(&app, digests).await, 0);
 }

@@ -1,7 +1,7 @@
 //! Whether keys are good, and what that costs the database.
 
 use diesel::sql_types::{BigInt, Text};
-use diesel_async::{RunQueryDsl as _, SimpleAsyncConnection as _};
+use diesel_async::SimpleAsyncConnection as _;
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
@@ -98,9 +98,7 @@ async fn each_rule_of_an_external_key_has_its_code() {
         .await;
     let chrome = "Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36 (KHTML, like Gecko) \
                   Chrome/120.0.6099.71 Safari/537.36";
-    let from = |ip: &str, version: &str| {
-        json!({"client_ip": ip, "device": {"family": "chrome", "version": version}})
-    };
+    let from = |ip: &str, version: &str| json!({"client_ip": ip, "device": {"family": "chrome", "version": version}});
 
     assert_eq!(shop.code(&key, from("192.0.2.1", "120.1")).await, "VALID");
     assert_eq!(
@@ -196,9 +194,11 @@ async fn many_keys_are_verified_by_one_call_each_for_itself() {
         };
         assert_eq!(one["code"], expected, "{place}");
     }
-    let none = shop.app.as_root().call("BatchVerifyKeys", json!({"requests": []})).await.unwrap_err();
+    let none =
+        shop.app.as_root().call("BatchVerifyKeys", json!({"requests": []})).await.unwrap_err();
     let many = vec![json!({"key": "x", "environment": "sod"}); 101];
-    let many = shop.app.as_root().call("BatchVerifyKeys", json!({"requests": many})).await.unwrap_err();
+    let many =
+        shop.app.as_root().call("BatchVerifyKeys", json!({"requests": many})).await.unwrap_err();
     for refusal in [none, many] {
         assert_eq!(told(&refusal), "InvalidArgument INVALID_FIELD");
         assert_eq!(fields(&refusal), ["requests"]);
@@ -278,9 +278,7 @@ async fn an_imported_key_verifies_by_its_old_text() {
 #[tokio::test]
 async fn a_key_is_used_as_often_as_its_limits_say() {
     let shop = Shop::open().await;
-    let (id, key) = shop
-        .key(json!({"rate_limit": {"requests": "10", "window": "2592000s"}}))
-        .await;
+    let (id, key) = shop.key(json!({"rate_limit": {"requests": "10", "window": "2592000s"}})).await;
     for _ in 0..5 {
         assert_eq!(shop.code(&key, json!({"environment": "stage"})).await, "WRONG_ENVIRONMENT");
     }
@@ -319,7 +317,7 @@ async fn statements(app: &App) -> Vec<Statement> {
         where dbid = (select oid from pg_database where datname = current_database())
             and userid not in (select oid from pg_roles where rolname in ('tenantry_feed', 'tenantry_root'))
             and query not like '%tenantry_feed%'";
-    diesel::sql_query(query).load(&mut conn).await.unwrap()
+    diesel_async::RunQueryDsl::load(diesel::sql_query(query), &mut conn).await.unwrap()
 }
 
 async fn counted<T>(app: &App, act: impl Future<Output = T>) -> (T, i64) {
@@ -362,11 +360,8 @@ async fn a_verification_costs_the_database_nothing_or_one_statement() {
     })
     .await;
     let (_, cold) = counted(&shop.app, shop.code(&keys[2], json!({}))).await;
-    let (codes, crowd) = counted(
-        &shop.app,
-        join_all((0..1000).map(|_| shop.code(&keys[3], json!({})))),
-    )
-    .await;
+    let (codes, crowd) =
+        counted(&shop.app, join_all((0..1000).map(|_| shop.code(&keys[3], json!({}))))).await;
     let (_, forged) = counted(&shop.app, async {
         let key = &keys[0];
         for place in 5..key.len() {
