@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::{
     issue::{Grants, Owner, check_grants, issue, tell},
-    list,
+    limits, list,
     model::{ApiKey, KeyRecord, KeyScope},
     patch::Patch,
     roles::SYSTEM_ADMIN,
@@ -399,8 +399,13 @@ async fn update_one(
         directory::backends::hold_all(change.conn(), &ids).await?;
     }
     if patch.sets_limits() {
-        let now = change.now;
-        store::set_credits(change.conn(), key, now).await?;
+        limits::begin(
+            change,
+            key.key_ref(),
+            key.tenant_uid,
+            (key.limits_version, key.limits().credits),
+        )
+        .await?;
         held.record.remaining = None;
     }
     held.keep(shared, change, "api_key.updated").await

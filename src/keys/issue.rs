@@ -4,7 +4,7 @@ use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 use super::{
-    limits::Limits,
+    limits::{self, Limits},
     master::MasterKey,
     model::{ApiKey, KeyScope, ROUTE_OF_SYSTEM, new_ref, route_of_account, route_of_tenant},
     patch::name_of,
@@ -157,7 +157,13 @@ pub async fn grant(
         return Err(Error::internal("two keys of one owner have met in one number"));
     }
     if new.limits.credits.is_some() {
-        store::set_credits(change.conn(), &key, now).await?;
+        limits::begin(
+            change,
+            key.key_ref(),
+            key.tenant_uid,
+            (key.limits_version, key.limits().credits),
+        )
+        .await?;
     }
     let text = secret::mint(master, new.environment.as_deref(), key_ref, &secret);
     let tenant = owner.tenant().map(|tenant| (tenant.uid, tenant.tenant_id.clone()));

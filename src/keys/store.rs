@@ -6,7 +6,6 @@ use diesel::{
     pg::Pg,
     prelude::*,
     sql_types::Bool,
-    upsert::excluded,
 };
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use uuid::Uuid;
@@ -170,43 +169,6 @@ pub async fn find_for_update(
 /// What the database reports.
 pub async fn update(conn: &mut AsyncPgConnection, key: &ApiKey) -> Result<()> {
     diesel::update(api_keys::table.find((key.route, key.number))).set(key).execute(conn).await?;
-    Ok(())
-}
-
-/// Begins the credits of a key anew, or ends them where it has none.
-///
-/// # Errors
-///
-/// What the database reports.
-pub async fn set_credits(
-    conn: &mut AsyncPgConnection,
-    key: &ApiKey,
-    now: DateTime<Utc>,
-) -> Result<()> {
-    let Some(amount) = key.credits_amount else {
-        diesel::delete(key_credits::table.find((key.route, key.number))).execute(conn).await?;
-        return Ok(());
-    };
-    diesel::insert_into(key_credits::table)
-        .values((
-            key_credits::route.eq(key.route),
-            key_credits::number.eq(key.number),
-            key_credits::tenant_uid.eq(key.tenant_uid),
-            key_credits::limits_version.eq(key.limits_version),
-            key_credits::remaining.eq(amount),
-            key_credits::granted.eq(0),
-            key_credits::refill_time.eq(now),
-        ))
-        .on_conflict((key_credits::route, key_credits::number))
-        .do_update()
-        .set((
-            key_credits::limits_version.eq(excluded(key_credits::limits_version)),
-            key_credits::remaining.eq(excluded(key_credits::remaining)),
-            key_credits::granted.eq(excluded(key_credits::granted)),
-            key_credits::refill_time.eq(excluded(key_credits::refill_time)),
-        ))
-        .execute(conn)
-        .await?;
     Ok(())
 }
 
