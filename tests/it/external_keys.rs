@@ -11,9 +11,9 @@ use crate::app::{App, Caller, count, fields, product, rows, tenant, told};
 async fn start() -> (App, (Caller, String), (Caller, String)) {
     let app = App::start().await;
     app.as_root().call("CreateProduct", product()).await.unwrap();
-    let foo = with_app_key(&app, "foo", "FOOFOO").await;
-    let bar = with_app_key(&app, "bar", "BARBAR").await;
-    (app, foo, bar)
+    let first = with_app_key(&app, "foo", "FOOFOO").await;
+    let second = with_app_key(&app, "bar", "BARBAR").await;
+    (app, first, second)
 }
 
 async fn with_app_key(app: &App, id: &str, code: &str) -> (Caller, String) {
@@ -43,7 +43,8 @@ fn web(app_key: &str) -> Value {
 
 /// What is said of a key, with more.
 fn with(mut key: Value, more: Value) -> Value {
-    key.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    let Value::Object(more) = more else { panic!("{more} is no object") };
+    key.as_object_mut().unwrap().extend(more);
     key
 }
 
@@ -355,15 +356,15 @@ async fn external_keys_of_many_tenants_are_listed_by_what_they_hang_on() {
     let acme = app.as_root().with("x-account-id", "acme");
     acme.call("CreateProduct", product()).await.unwrap();
     acme.create(tenant("far")).await.unwrap();
-    let on_far = acme.with("x-tenant-id", "far");
-    let far_key = app_key(&on_far).await;
+    let far = acme.with("x-tenant-id", "far");
+    let far_key = app_key(&far).await;
     for (caller, app_key, label, more) in [
         (&on_foo, &foo_key, "foo-web", json!({})),
         (&on_foo, &foo_key, "foo-stage", json!({"environment": "stage"})),
         (&on_foo, &foo_key, "foo-off", json!({"enabled": false})),
         (&on_bar, &bar_key, "bar-web", json!({"expire_time": "2199-01-01T00:00:00Z"})),
         (&on_bar, &bar_key, "bar-old", json!({})),
-        (&on_far, &far_key, "far-web", json!({})),
+        (&far, &far_key, "far-web", json!({})),
     ] {
         made(caller, with(with(web(app_key), json!({"label": label})), more)).await;
     }
@@ -548,9 +549,9 @@ async fn nothing_is_left_of_keys_that_are_made_while_their_installation_goes() {
     for refused in makes.into_iter().chain(changes).filter_map(Result::err) {
         assert_eq!(told(&refused), "NotFound KEY_NOT_FOUND");
     }
-    let of_foo = "where tenant_uid = (select uid from tenants where tenant_id = 'foo')";
+    let condition = "where tenant_uid = (select uid from tenants where tenant_id = 'foo')";
     for table in ["tenant_app_keys", "external_keys", "key_credits"] {
-        let left = format!("select count(*) as number from {table} {of_foo}");
+        let left = format!("select count(*) as number from {table} {condition}");
         assert_eq!(count(&app, &left).await, 0, "{table}");
     }
 }

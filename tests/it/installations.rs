@@ -265,7 +265,7 @@ async fn what_an_app_key_says_is_kept_for_each_environment() {
     let stale = on_foo.call("UpdateKeyConfig", stale).await.unwrap_err();
     let production = config(&on_foo, &app_key, "Production", "").await;
     let removed = set(&on_foo, &app_key, "production", json!({})).await;
-    let stage = config(&on_foo, &app_key, "stage", "").await;
+    let other = config(&on_foo, &app_key, "stage", "").await;
     let anew = set(&on_foo, &app_key, "production", json!({"billing": {"url": "a"}})).await;
 
     assert_eq!(unset["config"], json!({}));
@@ -281,7 +281,7 @@ async fn what_an_app_key_says_is_kept_for_each_environment() {
         json!({"app_key_id": app_key, "environment": "production",
         "config": {}})
     );
-    assert_eq!(stage["config"], json!({"billing": {"url": "b"}}));
+    assert_eq!(other["config"], json!({"billing": {"url": "b"}}));
     assert_ne!(anew["key_config"]["etag"], first["key_config"]["etag"], "no etag comes back");
     let documents = "select count(*) as number from tenant_app_key_configs";
     assert_eq!(count(&app, documents).await, 2);
@@ -386,7 +386,7 @@ async fn what_is_wrong_with_a_configuration_is_told_by_its_fields() {
 /// 1-46: what a protected tenant runs is changed by its own keys and its protectors alone.
 #[tokio::test]
 async fn what_a_protected_tenant_runs_is_its_own_and_its_protectors() {
-    let (app, on_foo, _) = start().await;
+    let (app, _, _) = start().await;
     let protected = pb::Tenant { protected: Some(true), ..tenant("high") };
     app.as_root().create(protected).await.unwrap();
     let on_high = app.as_root().with("x-tenant-id", "high");
@@ -428,7 +428,6 @@ async fn what_a_protected_tenant_runs_is_its_own_and_its_protectors() {
     let revoke = json!({"external_key_id": id, "reason": "done"});
     own.call("RevokeExternalKey", revoke).await.unwrap();
     own.call("DeleteInstallation", json!({"installation_id": installation})).await.unwrap();
-    drop(on_foo);
 }
 
 /// 1-20: what comes with a tenant is what is read and changed later.
