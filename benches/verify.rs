@@ -35,7 +35,7 @@ use tenantry::{
     },
     pb::{self, key_service_client::KeyServiceClient, tenant_service_client::TenantServiceClient},
     server, start,
-    telemetry::{Metrics, Sampling},
+    telemetry::{self, Metrics, Sampling},
 };
 use tonic::{
     Request, Response, Status,
@@ -158,6 +158,8 @@ fn serve(folder: &Path) {
         let settings =
             Settings { database_url: Some(url.into()), ..Settings::default_for_tests(folder) };
         let settings = Arc::new(settings);
+        // As in service: counted, timed, and with its log lines.
+        let _telemetry = telemetry::init(&settings).unwrap();
         let started = start::start(settings.clone()).await.unwrap();
         let edge = Edge::bind(settings.listen, None, settings.shutdown.drain).await.unwrap();
         let (metrics, sampling) = (Metrics::new(&settings), Sampling::new(&settings).unwrap());
@@ -180,6 +182,7 @@ impl Server {
         let mut process = Command::new(env::current_exe().unwrap())
             .args(arguments)
             .stdout(Stdio::piped())
+            .stderr(Stdio::null())
             .spawn()
             .unwrap();
         let mut address = String::new();

@@ -74,7 +74,39 @@ fn good_request(method: &MethodDescriptor) -> DynamicMessage {
         "RevokeApiKey" => {
             r#"{"api_key_id": "00000000-0000-0000-0000-000000000000", "reason": "lost"}"#
         }
+        "GetApiKey" | "RotateApiKey" => r#"{"api_key_id": "00000000-0000-0000-0000-000000000000"}"#,
+        "UpdateApiKey" => {
+            r#"{"api_key": {"api_key_id": "00000000-0000-0000-0000-000000000000", "name": "New"}}"#
+        }
+        "GetExternalKey" | "RotateExternalKey" => {
+            r#"{"external_key_id": "00000000-0000-0000-0000-000000000000"}"#
+        }
+        "RevokeExternalKey" => {
+            r#"{"external_key_id": "00000000-0000-0000-0000-000000000000", "reason": "lost"}"#
+        }
+        "UpdateExternalKey" => {
+            r#"{"external_key": {"external_key_id": "00000000-0000-0000-0000-000000000000", "label": "x"}}"#
+        }
+        "CreateExternalKey" => {
+            r#"{"external_key": {"app_key_id": "00000000000000000000000000000000", "label": "web",
+                "environment": "sod"}}"#
+        }
+        "CreateInstallation" => {
+            r#"{"installation": {"product_code": "PHONE", "package_code": "BASIC", "ttl_hours": 24}}"#
+        }
+        "UpdateInstallation" => r#"{"installation": {"installation_id": "i", "description": "x"}}"#,
+        "GetInstallation" | "DeleteInstallation" | "CreateAppKey" => r#"{"installation_id": "i"}"#,
+        "DeleteAppKey" => r#"{"app_key_id": "00000000000000000000000000000000"}"#,
+        "GetKeyConfig" => {
+            r#"{"app_key_id": "00000000000000000000000000000000", "environment": "sod"}"#
+        }
+        "UpdateKeyConfig" => {
+            r#"{"key_config": {"app_key_id": "00000000000000000000000000000000", "environment": "sod",
+                "config": {"billing": {"rate": 1}}}}"#
+        }
+        "UpdateOAuthClient" => r#"{"oauth_client": {"disabled": true}}"#,
         "VerifyKey" => r#"{"environment": "sod"}"#,
+        "BatchVerifyKeys" => r#"{"requests": [{"environment": "sod"}]}"#,
         _ => "{}",
     };
     let mut json = serde_json::Deserializer::from_str(json);

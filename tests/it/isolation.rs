@@ -7,7 +7,7 @@ use serde_json::json;
 use tenantry::{pb, rpc::permit::POOL};
 use tonic::Status;
 
-use crate::app::{App, Caller, fields, nothing_of_it, rows, tenant, told};
+use crate::app::{App, Caller, fields, nothing_of_it, product, rows, tenant, told};
 
 /// Two accounts, each with a service provider and a tenant below it, and keys of every kind.
 struct World {
@@ -20,6 +20,10 @@ struct World {
     their_secret: String,
     /// The name of an operation begun from `theirs-low`.
     their_operation: String,
+    their_installation: String,
+    their_app_key: String,
+    their_external_key: String,
+    their_external_secret: String,
 }
 
 async fn world() -> World {
@@ -117,6 +121,18 @@ async fn world() -> World {
     };
     let theirs = root.with("x-tenant-id", "theirs-low").keys().create_api_key(request).await;
     let theirs = theirs.unwrap().into_inner();
+    root.with("x-account-id", "theirs").call("CreateProduct", product()).await.unwrap();
+    let on_theirs = root.with("x-tenant-id", "theirs-low");
+    let installation = json!({"installation": {"product_code": "PHONE", "package_code": "BASIC",
+        "ttl_hours": 24, "description": "theirs"}});
+    let installed = on_theirs.call("CreateInstallation", installation).await.unwrap();
+    let app_key = json!({"installation_id": installed["installation"]["installation_id"],
+        "config": {"production": {"theirs": {"key": "theirs"}}}});
+    let app_key = on_theirs.call("CreateAppKey", app_key).await.unwrap();
+    let made = json!({"external_key": {"app_key_id": app_key["app_key"]["app_key_id"],
+        "label": "theirs", "environment": "production"}});
+    let made = on_theirs.call("CreateExternalKey", made).await.unwrap();
+    let text = |value: &serde_json::Value| value.as_str().unwrap().to_owned();
     let later = pb::Tenant {
         r#type: pb::TenantType::Client.into(),
         parent_tenant_id: Some("theirs-high".into()),
@@ -135,6 +151,10 @@ async fn world() -> World {
         their_key: theirs.api_key.unwrap().api_key_id,
         their_secret: theirs.secret,
         their_operation,
+        their_installation: text(&installed["installation"]["installation_id"]),
+        their_app_key: text(&made["external_key"]["app_key_id"]),
+        their_external_key: text(&made["external_key"]["external_key_id"]),
+        their_external_secret: text(&made["secret"]),
     }
 }
 
@@ -147,6 +167,8 @@ const OF_THE_CALL: &[&str] = &["GetIpAllowlist", "UpdateIpAllowlist", "TestIpAll
 fn attacks(world: &World, method: &MethodDescriptor) -> Vec<String> {
     let key = &world.their_key;
     let operation = &world.their_operation;
+    let installation = &world.their_installation;
+    let (app_key, external_key) = (&world.their_app_key, &world.their_external_key);
     let named = |json: &str| vec![json.to_owned()];
     match method.name() {
         "GetTenant" | "DeleteTenant" | "UndeleteTenant" | "ApproveTenant" | "UnlockTenant"
@@ -307,9 +329,70 @@ fn attacks(world: &World, method: &MethodDescriptor) -> Vec<String> {
         "RevokeApiKey" => {
             vec![format!(r#"{{"api_key_id": "{key}", "reason": "sabotage"}}"#)]
         }
-        "VerifyKey" => {
-            vec![format!(r#"{{"key": "{}", "environment": "sod"}}"#, world.their_secret)]
+        "GetApiKey" | "RotateApiKey" => vec![format!(r#"{{"api_key_id": "{key}"}}"#)],
+        "UpdateApiKey" => {
+            vec![format!(r#"{{"api_key": {{"api_key_id": "{key}", "enabled": false}}}}"#)]
         }
+        "VerifyKey" => [&world.their_secret, &world.their_external_secret]
+            .map(|key| format!(r#"{{"key": "{key}", "environment": "production"}}"#))
+            .into(),
+        "BatchVerifyKeys" => vec![format!(
+            r#"{{"requests": [{{"key": "{}", "environment": "production", "explain": true}}]}}"#,
+            world.their_external_secret
+        )],
+        "CreateInstallation" => named(
+            r#"{"installation": {"product_code": "PHONE", "package_code": "BASIC", "ttl_hours": 24},
+                "validate_only": true}"#,
+        ),
+        "GetInstallation" | "DeleteInstallation" => vec![format!(r#"{{"installation_id": "{installation}"}}"#)],
+        "CreateAppKey" => {
+            vec![format!(r#"{{"installation_id": "{installation}", "config": {{"sod": {{}}}}}}"#)]
+        }
+        "UpdateInstallation" => vec![format!(
+            r#"{{"installation": {{"installation_id": "{installation}", "description": "owned"}}}}"#
+        )],
+        "ListInstallations" => {
+            vec!["{}".into(), r#"{"filter": "description:\"theirs\""}"#.into()]
+        }
+        "ListAppKeys" => {
+            vec!["{}".into(), format!(r#"{{"filter": "app_key_id = \"{app_key}\""}}"#)]
+        }
+        "DeleteAppKey" => vec![format!(r#"{{"app_key_id": "{app_key}"}}"#)],
+        "GetKeyConfig" => {
+            vec![format!(r#"{{"app_key_id": "{app_key}", "environment": "production"}}"#)]
+        }
+        "UpdateKeyConfig" => vec![format!(
+            r#"{{"key_config": {{"app_key_id": "{app_key}", "environment": "production", "config": {{}}}}}}"#
+        )],
+        "CreateExternalKey" => vec![format!(
+            r#"{{"external_key": {{"app_key_id": "{app_key}", "label": "x", "environment": "sod"}}}}"#
+        )],
+        "GetExternalKey" | "RotateExternalKey" => {
+            vec![format!(r#"{{"external_key_id": "{external_key}"}}"#)]
+        }
+        "UpdateExternalKey" => vec![format!(
+            r#"{{"external_key": {{"external_key_id": "{external_key}", "label": "owned"}}}}"#
+        )],
+        "RevokeExternalKey" => {
+            vec![format!(r#"{{"external_key_id": "{external_key}", "reason": "sabotage"}}"#)]
+        }
+        "ListExternalKeys" => [
+            "{}",
+            r#"{"filter": "tenant_id = \"theirs-low\""}"#,
+            r#"{"filter": "NOT tenant_code = \"x\" AND product_code = \"PHONE\""}"#,
+        ]
+        .map(str::to_owned)
+        .into(),
+        "ImportKeys" => vec![format!(
+            r#"{{"keys": [{{"sha256": "{}", "external_key": {{"app_key_id": "{app_key}", "label": "x",
+                "environment": "sod"}}}}]}}"#,
+            "A".repeat(43) + "="
+        )],
+        "GetOAuthClient" => named("{}"),
+        "UpdateOAuthClient" => {
+            named(r#"{"oauth_client": {"disabled": false}, "validate_only": true}"#)
+        }
+        "RotateOAuthClientSecret" => named(r#"{"validate_only": true}"#),
         // They concern nobody's data, or whosever the metadata names.
         "GetIpAllowlist" | "WhoAmI" | "ListRoles" | "ListEnvironments" => named("{}"),
         unknown => panic!("say how {unknown} could be abused"),

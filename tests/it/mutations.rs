@@ -9,7 +9,7 @@ use futures_util::future::join_all;
 use serde_json::json;
 use tenantry::pb;
 
-use crate::app::{App, Caller, count, fields, rows, tenant, told};
+use crate::app::{App, Caller, count, fields, product, rows, tenant, told};
 
 fn create(tenant: pb::Tenant, request_id: &str) -> pb::CreateTenantRequest {
     pb::CreateTenantRequest {
@@ -381,6 +381,79 @@ async fn create_later(caller: &Caller, id: &str) -> String {
     operation.name
 }
 
+/// Makes one change of what a tenant runs, in that tenant; answers the type of the event that it is to tell.
+async fn change_of_keys(method: &str, owner: &Caller) -> &'static str {
+    // Of the account of the tenant, where it may be there already.
+    let _ = owner.call("CreateProduct", product()).await;
+    let new = json!({"installation":
+        {"product_code": "PHONE", "package_code": "BASIC", "ttl_hours": 24}});
+    let installed = owner.call("CreateInstallation", new).await.unwrap();
+    let installation_id = &installed["installation"]["installation_id"];
+    if method == "CreateInstallation" {
+        return "installation.created";
+    }
+    let made = json!({"installation_id": installation_id});
+    let made = owner.call("CreateAppKey", made).await.unwrap();
+    let app_key_id = &made["app_key"]["app_key_id"];
+    let key = json!({"external_key":
+        {"app_key_id": app_key_id, "label": "web", "environment": "sod"}});
+    let of_key = async || {
+        let made = owner.call("CreateExternalKey", key.clone()).await.unwrap();
+        made["external_key"]["external_key_id"].clone()
+    };
+    let (kind, request) = match method {
+        "UpdateInstallation" => (
+            "installation.updated",
+            json!({"installation": {"installation_id": installation_id, "description": "new"}}),
+        ),
+        "DeleteInstallation" => {
+            ("installation.deleted", json!({"installation_id": installation_id}))
+        }
+        "CreateAppKey" => ("app_key.created", json!({"installation_id": installation_id})),
+        "DeleteAppKey" => ("app_key.deleted", json!({"app_key_id": app_key_id})),
+        "UpdateKeyConfig" => (
+            "key_config.updated",
+            json!({"key_config":
+                {"app_key_id": app_key_id, "environment": "sod", "config": {"mail": {}}}}),
+        ),
+        "CreateExternalKey" => ("external_key.created", key.clone()),
+        "UpdateExternalKey" => (
+            "external_key.updated",
+            json!({"external_key": {"external_key_id": of_key().await, "label": "new"}}),
+        ),
+        "RotateExternalKey" => ("external_key.rotated", json!({"external_key_id": of_key().await})),
+        "RevokeExternalKey" => {
+            ("external_key.revoked", json!({"external_key_id": of_key().await, "reason": "lost"}))
+        }
+        "UpdateOAuthClient" => (
+            "oauth_client.updated",
+            json!({"oauth_client": {"redirect_uri": "https://example.com/new"}}),
+        ),
+        "RotateOAuthClientSecret" => ("oauth_client.rotated", json!({})),
+        "ImportKeys" => {
+            let request = pb::ImportKeysRequest {
+                keys: vec![pb::ImportedKey {
+                    sha256: (0..32).map(|_| rand::random()).collect(),
+                    external_key: Some(pb::ExternalKey {
+                        app_key_id: app_key_id.as_str().unwrap().to_owned(),
+                        label: "old".into(),
+                        environment: "sod".into(),
+                        ..Default::default()
+                    }),
+                }],
+                ..Default::default()
+            };
+            let stream = tokio_stream::iter([request]);
+            let mut answers = owner.keys().import_keys(stream).await.unwrap().into_inner();
+            while answers.message().await.unwrap().is_some() {}
+            return "external_key.imported";
+        }
+        unknown => panic!("say which event {unknown} tells"),
+    };
+    owner.call(method, request).await.unwrap();
+    kind
+}
+
 /// Makes one change by a method; answers the type of the event that it is to tell.
 ///
 /// A method that is missing here fails the test below: each new one says what it tells.
@@ -623,6 +696,31 @@ async fn change_by(method: &str, root: &Caller, own: &Caller, id: &str) -> &'sta
             root.create_key(&["auditor"]).await;
             "api_key.created"
         }
+        "UpdateApiKey" | "RotateApiKey" => {
+            let new = json!({"api_key": {"roles": ["auditor"]}});
+            let made = root.call("CreateApiKey", new).await.unwrap();
+            let key_id = &made["api_key"]["api_key_id"];
+            if method == "RotateApiKey" {
+                root.call(method, json!({"api_key_id": key_id})).await.unwrap();
+                return "api_key.rotated";
+            }
+            let update = json!({"api_key": {"api_key_id": key_id, "name": "new"}});
+            root.call(method, update).await.unwrap();
+            "api_key.updated"
+        }
+        "CreateInstallation"
+        | "UpdateInstallation"
+        | "DeleteInstallation"
+        | "CreateAppKey"
+        | "DeleteAppKey"
+        | "UpdateKeyConfig"
+        | "CreateExternalKey"
+        | "UpdateExternalKey"
+        | "RotateExternalKey"
+        | "RevokeExternalKey"
+        | "UpdateOAuthClient"
+        | "RotateOAuthClientSecret"
+        | "ImportKeys" => change_of_keys(method, &root.with("x-tenant-id", "owner")).await,
         "RevokeApiKey" => {
             let api_key =
                 Some(pb::ApiKey { roles: vec!["auditor".to_owned()], ..Default::default() });
