@@ -149,9 +149,7 @@ impl Server {
     fn follow(&self) {
         let shared = self.shared.clone();
         tokio::spawn(async move {
-            let Shared { feed, database, clock, settings, .. } = &*shared;
-            let interval = settings.events.poll_interval;
-            feed::run(feed.clone(), database, clock.clone(), interval).await.unwrap();
+            feed::run(shared).await.unwrap();
         });
     }
 

@@ -58,7 +58,7 @@ pub struct Settings {
     pub trusted_proxies: Vec<Cidr>,
     /// How the schema is brought up to date.
     pub migrate: Migrate,
-    /// How keys are derived.
+    /// How keys are derived, and for how long and how much is known of them.
     pub keys: Keys,
     /// How long a repeated request is recognised.
     pub idempotency: Idempotency,
@@ -80,6 +80,8 @@ pub struct Settings {
     pub operations: Operations,
     /// What happened.
     pub events: Events,
+    /// How nodes hear of what happened.
+    pub feed: Feed,
     /// Where traces and metrics go.
     pub otlp: Otlp,
 
@@ -103,6 +105,11 @@ pub struct Migrate {
 pub struct Keys {
     /// File of the master key, from which the digests of all keys derive.
     pub master_key_file: PathBuf,
+    /// For how long a node trusts what it knows of keys after it last heard what happened.
+    #[serde(with = "humantime_serde")]
+    pub lease: Duration,
+    /// How many bytes what a node knows of keys may take, about.
+    pub cache_bytes: u64,
 }
 
 /// The settings of `idempotency`.
@@ -212,12 +219,18 @@ pub struct Events {
     /// How long events are kept; they go by whole weeks.
     #[serde(with = "humantime_serde")]
     pub retention: Duration,
-    /// How often each node looks for new events.
-    #[serde(with = "humantime_serde")]
-    pub poll_interval: Duration,
     /// How long a watcher may leave unread what it is told.
     #[serde(with = "humantime_serde")]
     pub watcher_timeout: Duration,
+}
+
+/// The settings of `feed`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Feed {
+    /// How often each node looks for what happened.
+    #[serde(with = "humantime_serde")]
+    pub poll_interval: Duration,
 }
 
 /// The settings of `otlp`.
@@ -275,7 +288,11 @@ impl Settings {
             strict_metadata: false,
             trusted_proxies: Vec::new(),
             migrate: Migrate { database_url: None },
-            keys: Keys { master_key_file: data_dir.join("master.key") },
+            keys: Keys {
+                master_key_file: data_dir.join("master.key"),
+                lease: Duration::from_secs(5),
+                cache_bytes: 256 << 20,
+            },
             idempotency: Idempotency { retention: DAY },
             pool: Pool { size: 12 },
             shutdown: Shutdown { drain: Duration::from_secs(15) },
@@ -289,11 +306,8 @@ impl Settings {
             list: List { return_backend: false },
             deletion: Deletion { retention: 30 * DAY, purge_interval: Duration::from_mins(1) },
             operations: Operations { retention: 30 * DAY },
-            events: Events {
-                retention: 90 * DAY,
-                poll_interval: Duration::from_millis(50),
-                watcher_timeout: Duration::from_secs(30),
-            },
+            events: Events { retention: 90 * DAY, watcher_timeout: Duration::from_secs(30) },
+            feed: Feed { poll_interval: Duration::from_millis(50) },
             otlp: Otlp { endpoint: None },
             sources: BTreeMap::new(),
         }
@@ -350,7 +364,9 @@ impl Settings {
             self.demand(name, (SHORTEST..=longest).contains(&value))?;
         }
         self.demand("events.retention", RETENTIONS_OF_EVENTS.contains(&self.events.retention))?;
-        self.demand("events.poll_interval", POLL_INTERVALS.contains(&self.events.poll_interval))?;
+        self.demand("feed.poll_interval", POLL_INTERVALS.contains(&self.feed.poll_interval))?;
+        self.demand("keys.lease", LEASES.contains(&self.keys.lease))?;
+        self.demand("keys.cache_bytes", CACHE_BYTES.contains(&self.keys.cache_bytes))?;
         self.demand("pool.size", POOL_SIZES.contains(&self.pool.size))?;
         self.demand("database_url", self.database_url.as_ref().is_none_or(is_postgres_url))?;
         let owner = self.migrate.database_url.as_ref();
@@ -473,6 +489,13 @@ const RETENTIONS_OF_EVENTS: std::ops::RangeInclusive<Duration> =
 const POLL_INTERVALS: std::ops::RangeInclusive<Duration> =
     Duration::from_millis(5)..=Duration::from_secs(1);
 
+/// A lease must outlast some polls, and bounds how long a revocation may take where a node is cut off.
+const LEASES: std::ops::RangeInclusive<Duration> =
+    Duration::from_millis(250)..=Duration::from_mins(1);
+
+/// How much may be known of keys.
+const CACHE_BYTES: std::ops::RangeInclusive<u64> = (1 << 20)..=(1 << 40);
+
 /// More connections than Postgres allows by default help no one.
 const POOL_SIZES: std::ops::RangeInclusive<usize> = 1..=100;
 
@@ -511,7 +534,9 @@ fn expected(name: &str) -> &'static str {
              in --set with commas: 10.0.0.0/8,::1)"
         }
         "events.retention" => "a duration from \"1day\" to 10 years, such as \"90days\"",
-        "events.poll_interval" => "a duration from \"5ms\" to \"1s\", such as \"50ms\"",
+        "feed.poll_interval" => "a duration from \"5ms\" to \"1s\", such as \"50ms\"",
+        "keys.lease" => "a duration from \"250ms\" to \"1min\", such as \"5s\"",
+        "keys.cache_bytes" => "a whole number from 1048576 (1 MiB) to 1099511627776 (1 TiB)",
         "pool.size" => "a whole number from 1 to 100",
         "log.format" => "\"text\" or \"json\"",
         "log.filter" => "a filter such as \"info\" or \"warn,tenantry=debug\"",

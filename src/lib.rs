@@ -23,6 +23,7 @@ pub mod nodes;
 pub mod operations;
 pub mod page;
 pub mod purge;
+pub mod revision;
 pub mod rpc;
 #[expect(unreachable_pub, reason = "written by Diesel")]
 // Clippy lets tests import all they like.

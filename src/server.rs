@@ -23,7 +23,7 @@ use crate::{
     directory::service::Directory,
     error::{Error, Result},
     events::{feed::Feed, service::Events},
-    keys::{master::MasterKey, service::Keys},
+    keys::{cache::KeyCache, master::MasterKey, meter::Meter, service, usage::Usage},
     longrunning::operations_server::OperationsServer,
     operations::{Signals, service::Operations},
     pb::{
@@ -57,30 +57,57 @@ pub struct Shared {
     pub operations: Signals,
     /// Tells what is new.
     pub feed: Arc<Feed>,
+    /// What this node knows of keys.
+    pub keys: Arc<KeyCache>,
+    /// Counts how often keys are used that have limits.
+    pub meter: Arc<Meter>,
+    /// Notes when keys are used.
+    pub usage: Arc<Usage>,
 }
 
 impl Shared {
     /// Puts together what the services share.
+    ///
+    /// # Errors
+    ///
+    /// When settings contradict each other.
     pub fn new(
         database: Database,
         master: Arc<MasterKey>,
         clock: Arc<Clock>,
         settings: Arc<Settings>,
-    ) -> Self {
+    ) -> Result<Self> {
+        let (lease, bytes) = (settings.keys.lease, settings.keys.cache_bytes);
+        let keys = Arc::new(KeyCache::new(&database, master.clone(), lease, bytes)?);
         let mutator = Mutator {
             database: database.clone(),
             master: master.clone(),
             clock: clock.clone(),
             retention: settings.idempotency.retention,
+            keys: keys.clone(),
         };
         let (operations, feed) = (Signals::default(), Arc::default());
-        Self { database, mutator, master, clock, settings, operations, feed }
+        let (meter, usage) = (Arc::default(), Arc::default());
+        Ok(Self {
+            database,
+            mutator,
+            master,
+            clock,
+            settings,
+            operations,
+            feed,
+            keys,
+            meter,
+            usage,
+        })
     }
 
     /// What finds out who calls.
     pub fn identifier(&self) -> Identifier {
         Identifier {
             database: self.database.clone(),
+            keys: self.keys.clone(),
+            usage: self.usage.clone(),
             master: self.master.clone(),
             clock: self.clock.clone(),
             strict_metadata: self.settings.strict_metadata,
@@ -131,7 +158,7 @@ pub async fn router(
         .add_service(reflection().build_v1alpha().map_err(Error::internal)?)
         .add_service(TenantServiceServer::new(Tenants(shared.clone())))
         .add_service(DirectoryServiceServer::new(Directory(shared.clone())))
-        .add_service(KeyServiceServer::new(Keys(shared.clone())))
+        .add_service(KeyServiceServer::new(service::Keys(shared.clone())))
         .add_service(EventServiceServer::new(Events(shared.clone())))
         .add_service(OperationsServer::new(Operations(shared)))
         .prepare()
@@ -149,7 +176,7 @@ pub const SERVICES: &[&str] = &[
     "",
     <TenantServiceServer<Tenants> as NamedService>::NAME,
     <DirectoryServiceServer<Directory> as NamedService>::NAME,
-    <KeyServiceServer<Keys> as NamedService>::NAME,
+    <KeyServiceServer<service::Keys> as NamedService>::NAME,
     <EventServiceServer<Events> as NamedService>::NAME,
     <OperationsServer<Operations> as NamedService>::NAME,
 ];

@@ -147,7 +147,7 @@ async fn bring_up(settings: Arc<Settings>, may_make: bool) -> Result<Started, St
             Some(path)
         }
     };
-    let shared = Arc::new(Shared::new(database, master, clock, settings));
+    let shared = Arc::new(Shared::new(database, master, clock, settings)?);
     Ok(Started { shared, cluster, root_key })
 }
 
@@ -239,10 +239,10 @@ async fn ensure_root_key(
         && let Ok(parsed) = secret::parse(master, text.trim())
     {
         let mut transaction = database.begin_as(Role::Verifier, deadline).await?;
-        let known = keys::store::resolve(transaction.conn(), parsed.key_ref).await?;
+        let known = keys::store::is_there(transaction.conn(), parsed.key_ref).await?;
         transaction.commit().await?;
         // A key that was revoked stays where it is: whoever revoked it has another.
-        if known.is_some() {
+        if known {
             return Ok(());
         }
     }
@@ -365,6 +365,9 @@ pub async fn serve(
     let purger = tokio::spawn(purge::run(started.shared.clone()));
     let follower = tokio::spawn(follow(started.shared.clone()));
     let herald = tokio::spawn(expiry::run(started.shared.clone()));
+    let Shared { usage, meter, database, .. } = &*started.shared;
+    let noter = tokio::spawn(keys::usage::run(usage.clone(), database.clone()));
+    let tidier = tokio::spawn(keys::meter::run(meter.clone(), database.clone()));
     let feed = started.shared.feed.clone();
     ready(edge.local_addr(), &started);
 
@@ -390,11 +393,28 @@ pub async fn serve(
     }
     // It was told to stop when the drain began, and does so no later than calls do.
     let _ = worker.await;
+    noter.abort();
+    tidier.abort();
+    settle(&started.shared).await;
     follower.abort();
+    let _ = follower.await;
+    if let Err(error) = feed::leave(&started.shared).await {
+        tracing::warn!(error = causes(&error), "others wait for this node until its lease is over");
+    }
     if let Some(cluster) = started.cluster {
         cluster.stop().await;
     }
     Ok(())
+}
+
+/// Writes down what was only counted so far, and gives back what was not used up.
+async fn settle(shared: &Shared) {
+    if let Err(error) = shared.usage.flush(&shared.database).await {
+        tracing::warn!(error = causes(&error), "when keys were used last was not written down");
+    }
+    if let Err(error) = shared.meter.give_back(&shared.database).await {
+        tracing::warn!(error = causes(&error), "unused credits were not given back");
+    }
 }
 
 fn tls_files(settings: &Settings) -> Option<TlsFiles> {
@@ -408,9 +428,7 @@ fn tls_files(settings: &Settings) -> Option<TlsFiles> {
 
 /// Follows the feed for the whole node.
 async fn follow(shared: Arc<Shared>) {
-    let Shared { feed, database, clock, settings, .. } = &*shared;
-    let interval = settings.events.poll_interval;
-    if let Err(error) = feed::run(feed.clone(), database, clock.clone(), interval).await {
+    if let Err(error) = feed::run(shared).await {
         tracing::error!(error = causes(&error), "the feed cannot be followed");
     }
 }

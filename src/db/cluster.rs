@@ -389,6 +389,8 @@ impl Server {
                 "full_page_writes=off",
                 "synchronous_commit=off",
                 "max_connections=400",
+                // Tests read from it what was asked of the database.
+                "shared_preload_libraries=pg_stat_statements",
             ],
         };
         for setting in settings {

@@ -156,27 +156,7 @@ impl Database {
     ///
     /// When the pool's own settings contradict each other.
     pub fn new(url: &SecretString, size: usize, statement_timeout: Duration) -> Result<Self> {
-        let mut config = ManagerConfig::<AsyncPgConnection>::default();
-        // The default asks the server at each checkout, which doubles the round trips of a read.
-        // `Fast` looks at the socket and at transactions left open, which costs nothing.
-        config.recycling_method = RecyclingMethod::Fast;
-        config.custom_setup = Box::new(|url| {
-            let url = url.to_owned();
-            Box::pin(async move {
-                tokio::time::timeout(CONNECT_TIMEOUT, connect(&url)).await.unwrap_or_else(|_| {
-                    Err(diesel::ConnectionError::BadConnection(format!(
-                        "no connection within {CONNECT_TIMEOUT:?}"
-                    )))
-                })
-            })
-        });
-        let manager = AsyncDieselConnectionManager::new_with_config(url.expose_secret(), config);
-        let pool = Pool::builder(manager)
-            .max_size(size)
-            .wait_timeout(Some(POOL_WAIT))
-            .runtime(deadpool::Runtime::Tokio1)
-            .build()
-            .map_err(Error::internal)?;
+        let pool = pool(url, size, String::new())?;
         let encrypted = connect::is_encrypted(url.expose_secret());
         let (url, begun) = (url.clone(), Arc::default());
         Ok(Self { pool, url, encrypted, statement_timeout, begun })
@@ -185,6 +165,21 @@ impl Database {
     /// How many transactions were begun through this pool.
     pub fn transactions(&self) -> u64 {
         AtomicU64::load(&self.begun, Ordering::Relaxed)
+    }
+
+    /// Connections that resolve keys and do nothing else: each has the role of the verifier from its
+    /// beginning to its end, so that a key is resolved by one statement.
+    ///
+    /// # Errors
+    ///
+    /// As [`Database::new`].
+    pub fn resolving(&self, size: usize) -> Result<Resolving> {
+        let timeout = self.statement_timeout.as_millis().max(1);
+        let session = format!(
+            "set role tenantry_verifier; set statement_timeout = '{timeout}ms'; set jit = off; \
+             set default_transaction_read_only = on"
+        );
+        Ok(Resolving(pool(&self.url, size, session)?))
     }
 
     /// The same database through a pool of its own.
@@ -309,6 +304,72 @@ impl Database {
 diesel::define_sql_function! {
     /// Sets a parameter of Postgres; `local` ends it with the transaction.
     fn set_config(name: sql_types::Text, value: sql_types::Text, local: sql_types::Bool) -> sql_types::Text;
+}
+
+/// Makes a pool, each connection of which begins with some statements.
+fn pool(url: &SecretString, size: usize, session: String) -> Result<Pool<AsyncPgConnection>> {
+    let mut config = ManagerConfig::<AsyncPgConnection>::default();
+    // The default asks the server at each checkout, which doubles the round trips of a read.
+    // `Fast` looks at the socket and at transactions left open, which costs nothing.
+    config.recycling_method = RecyclingMethod::Fast;
+    config.custom_setup = Box::new(move |url| {
+        let (url, session) = (url.to_owned(), session.clone());
+        Box::pin(async move {
+            let connected = async {
+                let mut conn = connect(&url).await?;
+                if !session.is_empty() {
+                    let bad = diesel::ConnectionError::CouldntSetupConfiguration;
+                    conn.batch_execute(&session).await.map_err(bad)?;
+                }
+                Ok(conn)
+            };
+            tokio::time::timeout(CONNECT_TIMEOUT, connected).await.unwrap_or_else(|_| {
+                Err(diesel::ConnectionError::BadConnection(format!(
+                    "no connection within {CONNECT_TIMEOUT:?}"
+                )))
+            })
+        })
+    });
+    let manager = AsyncDieselConnectionManager::new_with_config(url.expose_secret(), config);
+    Pool::builder(manager)
+        .max_size(size)
+        .wait_timeout(Some(POOL_WAIT))
+        .runtime(deadpool::Runtime::Tokio1)
+        .build()
+        .map_err(Error::internal)
+}
+
+/// Connections with the role of the verifier.
+#[derive(Clone)]
+pub struct Resolving(Pool<AsyncPgConnection>);
+
+impl Resolving {
+    /// Runs a statement within a time. A connection on which it did not end in time, or failed, is
+    /// given up: nobody knows what it would answer next.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::DatabaseAway`] where there is no answer in time, or what the database reports.
+    pub async fn run<T>(
+        &self,
+        within: Duration,
+        statement: impl AsyncFnOnce(&mut AsyncPgConnection) -> diesel::QueryResult<T>,
+    ) -> Result<T> {
+        let late = |_| Error::DatabaseAway(format!("no answer within {within:?}").into());
+        let until = Instant::now() + within;
+        let mut conn = tokio::time::timeout_at(until, self.0.get()).await.map_err(late)??;
+        match tokio::time::timeout_at(until, statement(&mut conn)).await {
+            Ok(Ok(found)) => Ok(found),
+            Ok(Err(error)) => {
+                drop(Object::take(conn));
+                Err(error.into())
+            }
+            Err(elapsed) => {
+                drop(Object::take(conn));
+                Err(late(elapsed))
+            }
+        }
+    }
 }
 
 /// An open transaction. Dropped without [`Transaction::commit`], its connection is closed and

@@ -19,7 +19,7 @@ use std::{
     time::Duration,
 };
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::TimeDelta;
 use tokio::{
     sync::{Notify, Semaphore, watch},
     time::{Instant, timeout_at},
@@ -32,15 +32,17 @@ use super::{
     store::{self, Concerned, Fresh, Moment, Wanted, lowest_id},
 };
 use crate::{
-    clock::Clock,
     db::{Database, Role, Scope},
     error::{Error, Result, causes},
-    keys::model::KeyScope,
+    keys::{cache::News as KeyNews, model::KeyScope},
+    nodes::{self, HEARTBEAT_EVERY, Moment as Boot},
     pb,
     rpc::Caller,
+    server::Shared,
 };
 
-/// How long one poll may take.
+/// How long one poll may take. One that takes longer is given up, with its connection: nobody knows whether
+/// the other side is still there.
 const POLL_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How many connections the feed has for itself: a pool that calls have exhausted does not stop it.
@@ -49,6 +51,7 @@ const CONNECTIONS: usize = 1;
 /// How many events one poll reads of each kind. More settled ones are read by the next poll, at once;
 /// more fresh ones are told as "anything".
 const POLL_ROWS: i64 = 1000;
+const FRESH_ROWS: i64 = 10_000;
 
 /// How old an event may be when its transaction ends: no call, and no step of a worker, goes on for as
 /// long.
@@ -76,6 +79,8 @@ pub struct Feed {
     /// How often the database was put back to an earlier state.
     returns: AtomicU64,
     closing: watch::Sender<bool>,
+    /// What this node is called, while it may trust what it knows.
+    node: Mutex<Option<Uuid>>,
     /// Lets few watchers at a time read the database.
     pub(super) catching_up: Semaphore,
 }
@@ -215,6 +220,7 @@ impl Default for Feed {
             polls: watch::Sender::new(0),
             returns: AtomicU64::new(0),
             closing: watch::Sender::new(false),
+            node: Mutex::default(),
             catching_up: Semaphore::new(CATCH_UP_MAX),
         }
     }
@@ -397,17 +403,18 @@ pub(super) fn bare(event: pb::Event) -> pb::Event {
 /// # Errors
 ///
 /// When the pool's own settings contradict each other.
-pub async fn run(
-    feed: Arc<Feed>,
-    database: &Database,
-    clock: Arc<Clock>,
-    interval: Duration,
-) -> Result<()> {
-    let database = database.apart(CONNECTIONS)?;
-    let mut poller = Poller { feed, database, clock, since: None, highest: 0 };
+pub async fn run(shared: Arc<Shared>) -> Result<()> {
+    let interval = shared.settings.feed.poll_interval;
+    let database = shared.database.apart(CONNECTIONS)?;
+    let patience = POLL_TIMEOUT.min(shared.keys.lease().length());
+    let mut poller = Poller { shared, database, since: None, highest: 0, announced: None };
     let mut failed = false;
     loop {
-        let pause = match poller.poll().await {
+        let polled = tokio::time::timeout(patience, poller.poll()).await;
+        let polled = polled.unwrap_or_else(|_| {
+            Err(Error::DatabaseAway(format!("no answer within {patience:?}").into()))
+        });
+        let pause = match polled {
             Ok(is_all) => {
                 if std::mem::take(&mut failed) {
                     tracing::info!("the feed goes on");
@@ -425,28 +432,53 @@ pub async fn run(
     }
 }
 
+/// Trusts nothing any more, and says so, that nobody waits for this node. For the end of the service, after
+/// its last poll.
+///
+/// # Errors
+///
+/// What the database reports; then the node is waited for until its lease would have run out.
+pub async fn leave(shared: &Shared) -> Result<()> {
+    shared.keys.lose();
+    let Some(node) = locked(&shared.feed.node).take() else {
+        return Ok(());
+    };
+    let mut transaction =
+        shared.database.begin_as(Role::Feed, Instant::now() + POLL_TIMEOUT).await?;
+    nodes::leave(transaction.conn(), node).await?;
+    transaction.commit().await
+}
+
 /// Between half and one and a half of an interval, so that nodes do not poll in step.
 fn jittered(interval: Duration) -> Duration {
     interval.mul_f64(0.5 + f64::from(rand::random::<u16>()) / f64::from(u16::MAX))
 }
 
 struct Poller {
-    feed: Arc<Feed>,
+    shared: Arc<Shared>,
     database: Database,
-    clock: Arc<Clock>,
     /// The last moment that was looked at.
     since: Option<Moment>,
     /// The highest position that was heard of.
     highest: i64,
+    /// When the node began to say last that it is there.
+    announced: Option<Boot>,
 }
 
 impl Poller {
     /// Looks what is new; answers whether that was all.
     async fn poll(&mut self) -> Result<bool> {
-        let began = Instant::now();
-        let oldest = lowest_id(self.oldest());
-        let is_watched = !self.feed.is_deserted();
-        let told = self.feed.told().map(|(cursor, _)| cursor.place);
+        let shared = self.shared.clone();
+        let Shared { feed, keys, clock, .. } = &*shared;
+        // Whoever waits for this node must know of it before the poll begins that lets it trust anything.
+        if !keys.lease().is_announced() {
+            keys.lease().end();
+            self.announce("1:1:").await?;
+        }
+        let (began, boot) = (Instant::now(), Boot::now());
+        let oldest = lowest_id(clock.now() - OPEN_AT_MOST);
+        let is_watched = !feed.is_deserted();
+        let told = feed.told().map(|(cursor, _)| cursor.place);
 
         let mut transaction = self.database.begin_as(Role::Feed, began + POLL_TIMEOUT).await?;
         let conn = transaction.conn();
@@ -454,7 +486,7 @@ impl Poller {
         // The database was put back to an earlier state: nothing that is known of it holds.
         let is_back = self.since.as_ref().is_some_and(|since| moment.next < since.settled_below);
         let fresh = match &self.since {
-            Some(since) if !is_back => store::fresh(conn, since, oldest, POLL_ROWS).await?,
+            Some(since) if !is_back => store::fresh(conn, since, oldest, FRESH_ROWS).await?,
             _ => Vec::new(),
         };
         let settled = match told {
@@ -465,9 +497,10 @@ impl Poller {
             }
             _ => Vec::new(),
         };
-        let is_full = |rows: usize| i64::try_from(rows).is_ok_and(|rows| rows >= POLL_ROWS);
+        let is_full = |rows: usize, limit: i64| i64::try_from(rows).is_ok_and(|rows| rows >= limit);
         // Of what was there before nothing is known yet, nor of what there was too much of.
-        let (is_first, is_cut) = (self.since.is_none() || is_back, is_full(fresh.len()));
+        let is_first = self.since.is_none() || is_back;
+        let is_cut = is_full(fresh.len(), FRESH_ROWS);
         if is_first || is_cut {
             self.highest = moment.next;
         }
@@ -478,29 +511,76 @@ impl Poller {
         }
         transaction.commit().await?;
 
+        // What is known of keys comes first: whoever is told of a change may look them up at once.
+        if is_first {
+            let has_imported = keys.has_imported().await?;
+            keys.follow(has_imported);
+        } else if is_cut {
+            keys.forget();
+        } else {
+            keys.apply(&fresh.iter().map(KeyNews::from).collect::<Vec<_>>());
+        }
+        keys.polled(boot, &moment.snapshot)?;
         // Before what is settled: whoever has lost its right to see that knows it by then.
-        self.feed.tell_fresh(&fresh, !is_cut);
-        let is_all = !is_full(settled.len());
+        feed.tell_fresh(&fresh, !is_cut);
+        let is_all = !is_full(settled.len(), POLL_ROWS);
         let cursor = match settled.last() {
             Some(last) if !is_all => Cursor::of(last.place()),
-            _ => moment.cursor(self.clock.now()),
+            _ => moment.cursor(clock.now()),
         };
         if is_back {
             tracing::warn!("the database was put back to an earlier state");
-            self.feed.returns.fetch_add(1, Ordering::AcqRel);
+            feed.returns.fetch_add(1, Ordering::AcqRel);
         }
         if is_watched && !is_back {
-            self.feed.tell_settled(settled, cursor, began);
+            feed.tell_settled(settled, cursor, began);
         } else {
-            self.feed.tell_nobody(cursor, began);
+            feed.tell_nobody(cursor, began);
         }
+        let snapshot = moment.snapshot.clone();
         self.since = Some(moment);
-        self.feed.polls.send_modify(|count| *count += 1);
+        feed.polls.send_modify(|count| *count += 1);
+        let is_awaited = is_cut || fresh.iter().any(|news| KeyNews::is_of_verdicts(&news.kind));
+        if is_awaited || self.announced.is_none_or(|last| last.elapsed() >= HEARTBEAT_EVERY) {
+            self.announce(&snapshot).await?;
+        }
         Ok(is_all)
     }
 
-    fn oldest(&self) -> DateTime<Utc> {
-        self.clock.now() - OPEN_AT_MOST
+    /// Says that the node is there, and how far it is.
+    async fn announce(&mut self, applied: &str) -> Result<()> {
+        let (feed, keys) = (&self.shared.feed, &self.shared.keys);
+        let began = Boot::now();
+        let deadline = Instant::now() + POLL_TIMEOUT;
+        let mut transaction = self.database.begin_as(Role::Feed, deadline).await?;
+        let known = *locked(&feed.node);
+        let is_there = match known {
+            Some(node) => nodes::renew(transaction.conn(), node, applied).await?,
+            None => false,
+        };
+        if !is_there {
+            // Nobody waits for what is not in the table: from here on what is known counts for nothing.
+            keys.lose();
+            self.since = None;
+            let node = self.shared.clock.uuid();
+            nodes::register(transaction.conn(), node, keys.lease().length()).await?;
+            *locked(&feed.node) = Some(node);
+        }
+        transaction.commit().await?;
+        keys.lease().announce(began);
+        self.announced = Some(began);
+        Ok(())
+    }
+}
+
+impl From<&Fresh> for KeyNews {
+    fn from(fresh: &Fresh) -> Self {
+        Self {
+            kind: fresh.kind.clone(),
+            account_id: fresh.account_id.clone(),
+            tenant_uid: fresh.tenant_uid,
+            resource_id: fresh.resource_id.clone(),
+        }
     }
 }
 

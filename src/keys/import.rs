@@ -28,12 +28,12 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 
 use super::{
-    installations::{ExternalKey, LABEL_MAX, check_devices, check_networks, read_last_day},
-    limits::{Limits, read_credits, read_rate},
+    app_keys,
+    external_keys::{self as keys, Beside, ExternalKey, NewExternalKey},
+    limits::Limits,
     master::MasterKey,
     model::{new_refs, route_of_tenant},
     secret::KeyRef,
-    wire::read_end,
 };
 use crate::{
     db::Role,
@@ -44,14 +44,14 @@ use crate::{
     rpc::{
         Call, TenantOfCall,
         identify::Earlier,
-        mutate::{Change, etag},
+        mutate::Change,
         observe::dressed,
         permit::{Method, json_of},
     },
     schema::{external_keys, imported_keys, key_credits, tenant_app_keys, tenant_installations},
     server::Shared,
     tenants,
-    wire::{Fields, id, text, timestamp},
+    wire::Fields,
 };
 
 /// How many keys a message has at most: what one transaction holds its locks for.
@@ -160,13 +160,7 @@ fn ours(status: &Status) -> Error {
 struct NewKey {
     sha256: [u8; 32],
     app_key_id: String,
-    label: String,
-    environment: String,
-    expire_time: Option<DateTime<Utc>>,
-    device: Option<pb::DeviceRules>,
-    geo: Option<pb::GeoRules>,
-    enabled: bool,
-    limits: Limits,
+    key: NewExternalKey,
 }
 
 /// Reads the keys of a message at a time, which their ends must lie after.
@@ -189,8 +183,13 @@ fn read(request: &pb::ImportKeysRequest, now: DateTime<Utc>) -> Result<Vec<NewKe
             fields.refuse(&format!("{at}.external_key"), "is required");
             continue;
         };
-        let key = NewKey::read(key, &format!("{at}.external_key"), now, &mut fields);
-        keys.extend(key.zip(sha256).map(|(key, sha256)| NewKey { sha256, ..key }));
+        let at = format!("{at}.external_key");
+        let app_key_id =
+            fields.take(&format!("{at}.app_key_id"), app_keys::read_id(&key.app_key_id));
+        let key = NewExternalKey::read(key, &at, now, &mut fields);
+        if let (Some(sha256), Some(app_key_id), Some(key)) = (sha256, app_key_id, key) {
+            keys.push(NewKey { sha256, app_key_id, key });
+        }
     }
     fields.finish()?;
     Ok(keys)
@@ -202,54 +201,6 @@ fn read_sha256(bytes: &[u8]) -> Result<[u8; 32], String> {
     })
 }
 
-impl NewKey {
-    fn read(
-        pb: &pb::ExternalKey,
-        at: &str,
-        now: DateTime<Utc>,
-        fields: &mut Fields,
-    ) -> Option<Self> {
-        let at = |field: &str| format!("{at}.{field}");
-        let app_key_id = fields.take(&at("app_key_id"), read_app_key_id(&pb.app_key_id));
-        let label = fields.take(&at("label"), text(&pb.label, 1, LABEL_MAX));
-        let environment = id(&pb.environment.to_ascii_lowercase());
-        let environment = fields.take(&at("environment"), environment);
-        let end = fields.take(&at("expire_time"), read_end(pb.expire_time.as_ref(), now));
-        let last_day = fields.take(&at("exp_date"), read_last_day(&pb.exp_date, now));
-        if pb.expire_time.is_some() && !pb.exp_date.is_empty() {
-            fields.refuse(&at("exp_date"), "stands beside expire_time: send one of them");
-        }
-        if let Some(device) = &pb.device {
-            check_devices(device, &at("device"), fields);
-        }
-        if let Some(geo) = &pb.geo {
-            check_networks(&geo.allow, &at("geo.allow"), fields);
-            check_networks(&geo.deny, &at("geo.deny"), fields);
-        }
-        let rate = read_rate(pb.rate_limit.as_ref(), &at("rate_limit"), fields);
-        let credits = read_credits(pb.credits.as_ref(), &at("credits"), fields);
-        Some(Self {
-            sha256: [0; 32],
-            app_key_id: app_key_id?,
-            label: label?,
-            environment: environment?,
-            expire_time: end?.or(last_day?),
-            device: pb.device.clone(),
-            geo: pb.geo.clone(),
-            enabled: pb.enabled.unwrap_or(true),
-            limits: Limits { rate, credits },
-        })
-    }
-}
-
-fn read_app_key_id(id: &str) -> Result<String, String> {
-    if id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-        Ok(id.to_ascii_lowercase())
-    } else {
-        Err("is not 32 hexadecimal digits: ListAppKeys shows it".to_owned())
-    }
-}
-
 /// Imports keys: those that are not there yet.
 async fn import(
     change: &mut Change<'_>,
@@ -259,7 +210,7 @@ async fn import(
 ) -> Result<pb::ImportKeysResponse> {
     tenants::life::check_protection_of_keys(change, tenant.uid).await?;
     let app_keys = find_app_keys(change, tenant, keys).await?;
-    for environment in keys.iter().map(|key| &key.environment).collect::<BTreeSet<_>>() {
+    for environment in keys.iter().map(|key| &key.key.environment).collect::<BTreeSet<_>>() {
         environments::find(change.conn(), environment).await?;
     }
 
@@ -313,6 +264,9 @@ async fn find_app_keys(
     }
 }
 
+/// What makes a key that is there the one that is to be imported: its app key, label and environment.
+type Identity = (String, String, String);
+
 /// Finds those keys that are there already as what they are to be, by whichever version of the master
 /// key their digests were made.
 ///
@@ -346,7 +300,7 @@ async fn find_known(
     }
 
     let numbers = found.iter().map(|(.., number)| *number).collect::<Vec<_>>();
-    let own: Vec<((i64, i64), (String, String, String))> = external_keys::table
+    let own: Vec<((i64, i64), Identity)> = external_keys::table
         .filter(external_keys::tenant_uid.eq(tenant.uid))
         .filter(external_keys::route.eq(route_of_tenant(tenant.uid)))
         .filter(external_keys::number.eq_any(numbers))
@@ -363,7 +317,8 @@ async fn find_known(
         .collect::<Vec<_>>();
     found.sort_unstable();
     for (place, (route, number)) in found {
-        let NewKey { app_key_id, label, environment, .. } = &keys[place];
+        let NewKey { app_key_id, key, .. } = &keys[place];
+        let NewExternalKey { label, environment, .. } = key;
         let is_same = own.get(&(route, number)).is_some_and(|(of, called, good_in)| {
             of == app_key_id && called == label && good_in == environment
         });
@@ -457,19 +412,19 @@ fn row(
     creator: &str,
     now: DateTime<Utc>,
 ) -> ExternalKey {
-    let Limits { rate, credits } = new.limits;
+    let Limits { rate, credits } = new.key.limits;
     let refill = credits.and_then(|credits| credits.refill);
     ExternalKey {
         route: key_ref.route,
         number: key_ref.number,
         tenant_uid: tenant.uid,
         app_key_id: new.app_key_id.clone(),
-        label: new.label.clone(),
-        environment: new.environment.clone(),
-        expire_time: new.expire_time,
-        device: new.device.as_ref().map(json_of),
-        geo: new.geo.as_ref().map(json_of),
-        enabled: new.enabled,
+        label: new.key.label.clone(),
+        environment: new.key.environment.clone(),
+        expire_time: new.key.expire_time,
+        device: new.key.device.as_ref().map(json_of),
+        geo: new.key.geo.as_ref().map(json_of),
+        enabled: new.key.enabled,
         digest,
         master_key_version,
         created_by: creator.to_owned(),
@@ -487,7 +442,7 @@ fn row(
         credits_amount: credits.map(|credits| credits.amount),
         credits_refill_amount: refill.map(|(added, _)| added),
         credits_refill_seconds: refill.map(|(_, interval)| interval),
-        limits_version: i64::from(new.limits != Limits::default()),
+        limits_version: i64::from(new.key.limits != Limits::default()),
     }
 }
 
@@ -513,10 +468,15 @@ async fn tell(
     if new.is_empty() {
         return Ok(());
     }
+    let now = change.now;
     let told = new
         .iter()
-        .map(|(row, new)| message(row, new, master, tenant, app_keys.get(&row.app_key_id)))
-        .collect::<Vec<_>>();
+        .map(|(row, _)| {
+            let of = app_keys.get(&row.app_key_id).cloned().unwrap_or_default();
+            let beside = Beside::of(&tenant.tenant_id, of);
+            keys::message(row.clone(), beside, master, now)
+        })
+        .collect::<Result<Vec<_>>>()?;
     let of_tenant = (tenant.uid, &*tenant.tenant_id);
     let events = told.iter().map(|key| Event {
         kind: "external_key.imported",
@@ -528,43 +488,6 @@ async fn tell(
         after: Some(json_of(key)),
     });
     change.record_all(of_tenant, events.collect()).await
-}
-
-/// A key as messages carry it when it was imported.
-fn message(
-    row: &ExternalKey,
-    new: &NewKey,
-    master: &MasterKey,
-    tenant: &TenantOfCall,
-    app_key: Option<&AppKey>,
-) -> pb::ExternalKey {
-    let key_ref = KeyRef { route: row.route, number: row.number };
-    let (rate_limit, credits) = new.limits.messages(None);
-    let (installation_id, product_code, package_code) = app_key.cloned().unwrap_or_default();
-    let state =
-        if row.enabled { pb::ExternalKeyState::Active } else { pb::ExternalKeyState::Disabled };
-    pb::ExternalKey {
-        external_key_id: key_ref.public_id(master).to_string(),
-        app_key_id: row.app_key_id.clone(),
-        label: row.label.clone(),
-        environment: row.environment.clone(),
-        expire_time: row.expire_time.map(timestamp),
-        device: new.device.clone(),
-        geo: new.geo.clone(),
-        enabled: Some(row.enabled),
-        created_by: row.created_by.clone(),
-        create_time: Some(timestamp(row.create_time)),
-        etag: etag(row.version),
-        state: state.into(),
-        rate_limit,
-        credits,
-        update_time: Some(timestamp(row.update_time)),
-        tenant_id: tenant.tenant_id.clone(),
-        installation_id,
-        product_code,
-        package_code,
-        ..Default::default()
-    }
 }
 
 #[cfg(test)]

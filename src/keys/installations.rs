@@ -1,49 +1,51 @@
-//! What a tenant runs of products, and the keys that its clients send (1-20 to 1-37).
+//! What a tenant runs of products (1-20 to 1-24).
 //!
-//! An *installation* is of a package. It holds *app keys*, ids that stand for a configuration in each
-//! environment; of an app key are the *external keys*, whose texts clients send and which are good in one
-//! environment each.
+//! An *installation* is of a package. It holds *app keys* (`app_keys`), ids that stand for a configuration
+//! in each environment; of an app key are the *external keys* (`external_keys`), whose texts clients send
+//! and which are good in one environment each.
+//!
+//! Whoever adds to an installation holds it against being deleted, and whoever deletes holds it alone: what
+//! hangs on it is never left over. Locks go from the tenant over the installation to its keys.
 
-use chrono::{DateTime, Days, NaiveDate, Utc};
-use diesel::prelude::*;
-use diesel_async::RunQueryDsl;
-use rand::{TryRngCore as _, rngs::OsRng};
+use chrono::{DateTime, Utc};
+use diesel::{dsl::not, pg::Pg, prelude::*};
+use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use serde_json::Value;
 use uuid::Uuid;
 
 use super::{
+    app_keys,
+    external_keys::{self, NewExternalKey},
     master::MasterKey,
-    model::{new_ref, route_of_tenant},
-    secret::{self, KeyRef, KeySecret, KeyText},
+    secret::KeyText,
 };
 use crate::{
-    allowlist::model::address,
-    config::cidr::Cidr,
-    directory::{environments, products},
-    error::{Error, Result},
+    directory::{environments, products, service::masked},
+    error::{Error, Kind, Result, Violation},
     events::outbox::Event,
-    pb,
+    filter::{self, Condition, Field, FieldKind, Order, Term, Test},
+    page::{Asked, Page, Place},
+    pb::{self, ErrorReason},
     rpc::{
         Call, TenantOfCall,
-        mutate::{Change, etag},
+        mutate::{Change, check_etag, etag},
         permit::json_of,
     },
-    schema::{external_keys, tenant_app_key_configs, tenant_app_keys, tenant_installations},
+    schema::tenant_installations,
+    seek,
     server::Shared,
-    tenants::model::generated_id_of,
-    wire::{Fields, id, prose, read_json, text, timestamp},
+    tenants::{life::check_protection_of_keys, model::generated_id_of, store},
+    wire::{Fields, prose, reference, timestamp},
 };
 
 /// For how many hours verifiers may keep what a key resolves to (1-22).
 const TTL_HOURS: [i16; 9] = [6, 12, 24, 48, 72, 96, 120, 144, 168];
 const DESCRIPTION_MAX: usize = 1_000;
-pub(super) const LABEL_MAX: usize = 80;
-const PATTERNS_MAX: usize = 100;
 
 /// What a tenant runs of a product.
-#[derive(Clone, Debug, HasQuery, Insertable)]
+#[derive(Clone, Debug, PartialEq, Eq, HasQuery, Insertable)]
 #[diesel(table_name = tenant_installations, primary_key(tenant_uid, installation_id))]
-#[diesel(check_for_backend(diesel::pg::Pg))]
+#[diesel(check_for_backend(Pg))]
 pub struct Installation {
     /// Whose it is.
     pub tenant_uid: Uuid,
@@ -67,120 +69,68 @@ pub struct Installation {
     pub version: i64,
 }
 
-/// A key that clients of an installation send.
-#[derive(Clone, Debug, HasQuery, Insertable)]
-#[diesel(table_name = external_keys, primary_key(route, number))]
-#[diesel(check_for_backend(diesel::pg::Pg))]
-pub struct ExternalKey {
-    /// Leads to the tenant; with `number` the primary key.
-    pub route: i64,
-    /// The key's own number.
-    pub number: i64,
-    /// Whose it is.
-    pub tenant_uid: Uuid,
-    /// The app key that it is of.
-    pub app_key_id: String,
-    /// What people call it.
-    pub label: String,
-    /// The only environment that it is good in.
-    pub environment: String,
-    /// Its end.
-    pub expire_time: Option<DateTime<Utc>>,
-    /// From which devices it may be used, as JSON of `DeviceRules`.
-    pub device: Option<Value>,
-    /// From where it may be used, as JSON of `GeoRules`.
-    pub geo: Option<Value>,
-    /// Whether it is good at all.
-    pub enabled: bool,
-    /// What is stored of the secret.
-    pub digest: Vec<u8>,
-    /// The version of the master key that made the digest.
-    pub master_key_version: i16,
-    /// Who made it.
-    pub created_by: String,
-    /// When it was made.
-    pub create_time: DateTime<Utc>,
-    /// When it was changed last.
-    pub update_time: DateTime<Utc>,
-    /// When it was revoked.
-    pub revoke_time: Option<DateTime<Utc>>,
-    /// Who revoked it.
-    pub revoked_by: Option<String>,
-    /// Why it was revoked.
-    pub revoke_reason: Option<String>,
-    /// Counts the changes.
-    pub version: i64,
-    /// What was stored of the secret before the last rotation.
-    pub old_digest: Option<Vec<u8>>,
-    /// The version of the master key that made that.
-    pub old_master_key_version: Option<i16>,
-    /// Until when the old secret is good.
-    pub old_end_time: Option<DateTime<Utc>>,
-    /// How many uses of a window there are.
-    pub rate_requests: Option<i64>,
-    /// How long a window is.
-    pub rate_window_seconds: Option<i32>,
-    /// How many uses there are altogether, or after a refill.
-    pub credits_amount: Option<i64>,
-    /// How many a refill adds.
-    pub credits_refill_amount: Option<i64>,
-    /// How often it is refilled.
-    pub credits_refill_seconds: Option<i32>,
-    /// Counts how often the limits were set.
-    pub limits_version: i64,
+/// What a caller says of a new installation.
+#[derive(Clone, Debug)]
+struct NewPackage {
+    description: String,
+    product_code: String,
+    package_code: String,
+    ttl_hours: i16,
 }
 
 /// What a caller says of an installation that comes to be with its tenant.
 #[derive(Clone, Debug)]
 pub struct NewInstallation {
-    description: String,
-    product_code: String,
-    package_code: String,
-    ttl_hours: i16,
+    package: NewPackage,
     /// By environment.
     config: Vec<(String, Value)>,
     key: NewExternalKey,
 }
 
-/// What a caller says of an external key.
-#[derive(Clone, Debug)]
-struct NewExternalKey {
-    label: String,
-    environment: String,
-    expire_time: Option<DateTime<Utc>>,
-    device: Option<pb::DeviceRules>,
-    geo: Option<pb::GeoRules>,
-}
-
-impl NewInstallation {
-    /// Reads the field `application` of a request at a time; nothing where something is wrong with it.
-    pub fn read(pb: &pb::NewInstallation, now: DateTime<Utc>, fields: &mut Fields) -> Option<Self> {
-        let description = prose(&pb.description, DESCRIPTION_MAX);
-        let description = fields.take("application.description", description);
-        let product_code = products::read_code(&pb.product_code);
-        let product_code = fields.take("application.product_code", product_code);
-        let package_code = products::read_package_code(&pb.product_code, &pb.package_code);
-        let package_code = fields.take("application.package_code", package_code);
-        let ttl_hours = fields.take("application.ttl_hours", read_ttl(pb.ttl_hours));
-        let Some(app_key) = &pb.app_key else {
-            fields.refuse("application.app_key", "is required");
-            return None;
-        };
-        let config =
-            fields.take("application.app_key.config", read_config(app_key.config.as_ref()));
-        let Some(key) = &app_key.ext_key else {
-            fields.refuse("application.app_key.ext_key", "is required");
-            return None;
-        };
-        let key = NewExternalKey::read(key, "application.app_key.ext_key", now, fields);
+impl NewPackage {
+    /// Reads the fields of an installation at a place of a request.
+    fn read(
+        (description, product_code, package_code): (&str, &str, &str),
+        ttl_hours: i32,
+        at: &str,
+        fields: &mut Fields,
+    ) -> Option<Self> {
+        let description =
+            fields.take(&format!("{at}.description"), prose(description, DESCRIPTION_MAX));
+        let bare = products::read_package_code(product_code, package_code);
+        let product_code =
+            fields.take(&format!("{at}.product_code"), products::read_code(product_code));
+        let package_code = fields.take(&format!("{at}.package_code"), bare);
+        let ttl_hours = fields.take(&format!("{at}.ttl_hours"), read_ttl(ttl_hours));
         Some(Self {
             description: description?,
             product_code: product_code?,
             package_code: package_code?,
             ttl_hours: ttl_hours?,
-            config: config?,
-            key: key?,
         })
+    }
+}
+
+impl NewInstallation {
+    /// Reads the field `application` of a request at a time; nothing where something is wrong with it.
+    pub fn read(pb: &pb::NewInstallation, now: DateTime<Utc>, fields: &mut Fields) -> Option<Self> {
+        let texts = (&*pb.description, &*pb.product_code, &*pb.package_code);
+        let package = NewPackage::read(texts, pb.ttl_hours, "application", fields);
+        let Some(app_key) = &pb.app_key else {
+            fields.refuse("application.app_key", "is required");
+            return None;
+        };
+        let config = match &app_key.config {
+            Some(config) => app_keys::read_configs(config),
+            None => Err("is required, and may be empty".to_owned()),
+        };
+        let config = fields.take("application.app_key.config", config);
+        let Some(key) = &app_key.ext_key else {
+            fields.refuse("application.app_key.ext_key", "is required");
+            return None;
+        };
+        let key = NewExternalKey::read_first(key, "application.app_key.ext_key", now, fields);
+        Some(Self { package: package?, config: config?, key: key? })
     }
 }
 
@@ -190,150 +140,6 @@ fn read_ttl(hours: i32) -> Result<i16, String> {
         let all = TTL_HOURS.map(|hours| hours.to_string()).join(", ");
         format!("is required: one of {all}")
     })
-}
-
-/// Reads a configuration by environment (1-26).
-fn read_config(config: Option<&prost_types::Struct>) -> Result<Vec<(String, Value)>, String> {
-    let Some(Value::Object(environments)) = read_json(config)? else {
-        return Err("is required, and may be empty".to_owned());
-    };
-    let mut read = Vec::<(String, Value)>::new();
-    for (name, config) in environments {
-        let environment = id(&name.to_ascii_lowercase())
-            .map_err(|why| format!("has the environment {name:?}, which {why}"))?;
-        if !config.is_object() {
-            return Err(format!("has for {name:?} no object, such as {{\"billing\": {{…}}}}"));
-        }
-        if read.iter().any(|(known, _)| *known == environment) {
-            return Err(format!("has the environment {environment:?} twice"));
-        }
-        read.push((environment, config));
-    }
-    Ok(read)
-}
-
-impl NewExternalKey {
-    fn read(
-        pb: &pb::NewExternalKey,
-        at: &str,
-        now: DateTime<Utc>,
-        fields: &mut Fields,
-    ) -> Option<Self> {
-        let label = fields.take(&format!("{at}.label"), text(&pb.label, 1, LABEL_MAX));
-        let environment = fields.take(&format!("{at}.env"), id(&pb.env.to_ascii_lowercase()));
-        let expire_time = fields.take(&format!("{at}.exp_date"), read_last_day(&pb.exp_date, now));
-        if let Some(device) = &pb.device {
-            check_devices(device, &format!("{at}.device"), fields);
-        }
-        if let Some(geo) = &pb.geo {
-            check_networks(&geo.allow, &format!("{at}.geo.allow"), fields);
-            check_networks(&geo.deny, &format!("{at}.geo.deny"), fields);
-        }
-        Some(Self {
-            label: label?,
-            environment: environment?,
-            expire_time: expire_time?,
-            device: pb.device.clone(),
-            geo: pb.geo.clone(),
-        })
-    }
-}
-
-/// Reads the last day of a key: the key ends with it, in UTC (1-30).
-pub(super) fn read_last_day(
-    date: &str,
-    now: DateTime<Utc>,
-) -> Result<Option<DateTime<Utc>>, String> {
-    if date.is_empty() {
-        return Ok(None);
-    }
-    let day = date
-        .parse::<NaiveDate>()
-        .ok()
-        .or_else(|| DateTime::parse_from_rfc3339(date).ok().map(|time| time.to_utc().date_naive()))
-        .ok_or("is not a day such as 2027-01-31")?;
-    let end = day
-        .checked_add_days(Days::new(1))
-        .filter(|_| (0..10_000).contains(&chrono::Datelike::year(&day)))
-        .and_then(|next| next.and_hms_opt(0, 0, 0))
-        .ok_or("is not a day of the years up to 9999")?
-        .and_utc();
-    if end <= now { Err("is over".to_owned()) } else { Ok(Some(end)) }
-}
-
-pub(super) fn check_networks(networks: &[String], at: &str, fields: &mut Fields) {
-    if networks.len() > PATTERNS_MAX {
-        fields.refuse(
-            at,
-            format!("are {}, of which at most {PATTERNS_MAX} are allowed", networks.len()),
-        );
-        return;
-    }
-    for (number, network) in networks.iter().enumerate() {
-        if network.parse::<Cidr>().is_err() && address(network).is_err() {
-            fields.refuse(
-                &format!("{at}[{number}]"),
-                "is not a network such as 10.0.0.0/8 or 2001:db8::/32, or an address",
-            );
-        }
-    }
-}
-
-pub(super) fn check_devices(rules: &pb::DeviceRules, at: &str, fields: &mut Fields) {
-    for (list, patterns) in [("allow", &rules.allow), ("deny", &rules.deny)] {
-        if patterns.len() > PATTERNS_MAX {
-            let number = patterns.len();
-            fields.refuse(
-                &format!("{at}.{list}"),
-                format!("are {number}, of which at most {PATTERNS_MAX} are allowed"),
-            );
-            continue;
-        }
-        for (number, pattern) in patterns.iter().enumerate() {
-            let at = format!("{at}.{list}[{number}]");
-            let pb::DevicePattern { family, major, minor, patch, os } = pattern;
-            check_pattern(family, [major, minor, patch], &at, fields);
-            if let Some(pb::OsPattern { family, major, minor, patch }) = os {
-                check_pattern(family, [major, minor, patch], &format!("{at}.os"), fields);
-            }
-        }
-    }
-}
-
-fn check_pattern(
-    family: &str,
-    version: [&Option<pb::VersionPattern>; 3],
-    at: &str,
-    fields: &mut Fields,
-) {
-    fields.take(&format!("{at}.family"), text(family, 0, LABEL_MAX));
-    for (part, pattern) in ["major", "minor", "patch"].into_iter().zip(version) {
-        let Some(pb::VersionPattern { equals, min, max }) = pattern else {
-            continue;
-        };
-        let mut number = |name: &str, value: &str| {
-            fields.take(&format!("{at}.{part}.{name}"), read_version(value)).flatten()
-        };
-        let equals_number = number("equals", equals);
-        let (min, max) = (number("min", min), number("max", max));
-        let whole = format!("{at}.{part}");
-        if equals_number.is_some() && (min.is_some() || max.is_some()) {
-            fields.refuse(&whole, "has equals beside min or max: send one or the others");
-        } else if min.zip(max).is_some_and(|(min, max)| min > max) {
-            fields.refuse(&whole, "has a min above its max");
-        }
-    }
-}
-
-/// Reads a number of a version; nothing for any.
-fn read_version(value: &str) -> Result<Option<u32>, String> {
-    match value {
-        "" | "*" => Ok(None),
-        digits if digits.len() <= 9 && digits.bytes().all(|byte| byte.is_ascii_digit()) => {
-            Ok(digits.parse().ok())
-        }
-        _ => Err("is not a number of up to 9 digits, or *".to_owned()),
-    }
 }
 
 /// What came to be with an installation.
@@ -358,13 +164,24 @@ pub async fn install(
     tenant: &TenantOfCall,
     new: &NewInstallation,
 ) -> Result<Installed> {
+    let installation = add(change, tenant, &new.package).await?;
+    // Before anything is made of it: all that is wrong with a request should be found early.
+    environments::find(change.conn(), &new.key.environment).await?;
+    let app_key = app_keys::add(change, &installation, tenant, &new.config).await?;
+    let app_key_id = app_key.app_key_id;
+    let (external_key, text) =
+        external_keys::issue(change, master, tenant, &installation, app_key_id, &new.key).await?;
+    Ok(Installed { installation: installation.into(), external_key, text })
+}
+
+/// Installs a package for a tenant, without keys.
+async fn add(
+    change: &mut Change<'_>,
+    tenant: &TenantOfCall,
+    new: &NewPackage,
+) -> Result<Installation> {
     let (account, now) = (&tenant.account_id, change.now);
     products::require_package(change.conn(), account, &new.product_code, &new.package_code).await?;
-    let named = new.config.iter().map(|(environment, _)| environment);
-    for environment in named.chain([&new.key.environment]) {
-        environments::find(change.conn(), environment).await?;
-    }
-
     let installation = Installation {
         tenant_uid: tenant.uid,
         installation_id: generated_id_of("i"),
@@ -380,125 +197,457 @@ pub async fn install(
     diesel::insert_into(tenant_installations::table)
         .values(&installation)
         .execute(change.conn())
-        .await?;
-    let told = pb::Installation::from(installation);
-    tell(change, tenant, "installation.created", &told.installation_id, json_of(&told)).await?;
+        .await
+        .map_err(|error| refused(error, &installation))?;
+    tell_of(change, tenant, "installation.created", None, Some(&installation)).await?;
+    Ok(installation)
+}
 
-    let app_key_id = app_key_id()?;
-    diesel::insert_into(tenant_app_keys::table)
-        .values((
-            tenant_app_keys::tenant_uid.eq(tenant.uid),
-            tenant_app_keys::app_key_id.eq(&app_key_id),
-            tenant_app_keys::installation_id.eq(&told.installation_id),
-            tenant_app_keys::create_time.eq(now),
+/// What the constraints of the table mean to a caller: the package was there a moment ago.
+fn refused(error: diesel::result::Error, installation: &Installation) -> Error {
+    use diesel::result::{DatabaseErrorKind::ForeignKeyViolation, Error::DatabaseError};
+    match &error {
+        DatabaseError(ForeignKeyViolation, information)
+            if information.constraint_name() == Some("tenant_installations_package_fkey") =>
+        {
+            let Installation { product_code, package_code, .. } = installation;
+            Error::not_found(Kind::Product, format!("{product_code}_{package_code}"))
+        }
+        _ => error.into(),
+    }
+}
+
+/// Installs a package.
+///
+/// # Errors
+///
+/// What the method says.
+pub async fn create(
+    shared: &Shared,
+    call: &Call,
+    request: &pb::CreateInstallationRequest,
+) -> Result<pb::CreateInstallationResponse> {
+    let tenant = call.own_tenant()?;
+    let new = read_new(request)?;
+
+    shared
+        .mutator
+        .mutate(call, request, async |change: &mut Change<'_>| {
+            store::hold(change.conn(), tenant).await?;
+            check_protection_of_keys(change, tenant.uid).await?;
+            let installation = Some(add(change, tenant, &new).await?.into());
+            Ok(pb::CreateInstallationResponse { installation })
+        })
+        .await
+}
+
+fn read_new(request: &pb::CreateInstallationRequest) -> Result<NewPackage> {
+    let pb = request.installation.as_ref().ok_or(Error::invalid("installation", "is required"))?;
+    let mut fields = Fields::default();
+    let texts = (&*pb.description, &*pb.product_code, &*pb.package_code);
+    let new = NewPackage::read(texts, pb.ttl_hours, "installation", &mut fields);
+    fields.finish()?;
+    new.ok_or_else(|| Error::internal("a field was refused without a violation"))
+}
+
+/// Gets an installation.
+///
+/// # Errors
+///
+/// What the method says.
+pub async fn get(
+    shared: &Shared,
+    call: &Call,
+    request: &pb::GetInstallationRequest,
+) -> Result<pb::GetInstallationResponse> {
+    let tenant = call.own_tenant()?;
+    let id = reference("installation_id", &request.installation_id)?;
+
+    let found = shared.read(call, async |conn| find(conn, tenant, id).await).await?;
+
+    Ok(pb::GetInstallationResponse { installation: Some(found.into()) })
+}
+
+async fn find(
+    conn: &mut AsyncPgConnection,
+    tenant: &TenantOfCall,
+    id: &str,
+) -> Result<Installation> {
+    Installation::query()
+        .filter(tenant_installations::tenant_uid.eq(tenant.uid))
+        .filter(tenant_installations::installation_id.eq(id))
+        .get_result(conn)
+        .await
+        .optional()?
+        .ok_or_else(|| Error::not_found(Kind::Installation, id))
+}
+
+/// Finds an installation and keeps others from changing it or adding to it until the transaction ends.
+pub(super) async fn hold_alone(
+    change: &mut Change<'_>,
+    tenant: &TenantOfCall,
+    id: &str,
+) -> Result<Installation> {
+    tenant_installations::table
+        .filter(tenant_installations::tenant_uid.eq(tenant.uid))
+        .filter(tenant_installations::installation_id.eq(id))
+        .select(Installation::as_select())
+        .for_update()
+        .get_result(change.conn())
+        .await
+        .optional()?
+        .ok_or_else(|| Error::not_found(Kind::Installation, id))
+}
+
+/// Finds an installation and keeps it from being deleted until the transaction ends, for what is added to
+/// it. Others may add at the same time.
+pub(super) async fn hold(
+    change: &mut Change<'_>,
+    tenant: &TenantOfCall,
+    id: &str,
+) -> Result<Installation> {
+    tenant_installations::table
+        .filter(tenant_installations::tenant_uid.eq(tenant.uid))
+        .filter(tenant_installations::installation_id.eq(id))
+        .select(Installation::as_select())
+        .for_share()
+        .get_result(change.conn())
+        .await
+        .optional()?
+        .ok_or_else(|| Error::not_found(Kind::Installation, id))
+}
+
+/// Changes an installation.
+///
+/// # Errors
+///
+/// What the method says.
+pub async fn update(
+    shared: &Shared,
+    call: &Call,
+    request: &pb::UpdateInstallationRequest,
+) -> Result<pb::UpdateInstallationResponse> {
+    let tenant = call.own_tenant()?;
+    let patch = Patch::read(request)?;
+
+    shared
+        .mutator
+        .mutate(call, request, async |change: &mut Change<'_>| {
+            let installation = Some(update_one(change, tenant, &patch).await?.into());
+            Ok(pb::UpdateInstallationResponse { installation })
+        })
+        .await
+}
+
+/// What is to change of an installation.
+struct Patch {
+    installation_id: String,
+    etag: String,
+    named: Vec<&'static str>,
+    /// Empty where it says nothing of the product.
+    product_code: String,
+    description: String,
+    package_code: String,
+    ttl_hours: i16,
+}
+
+const FIXED: &[&str] = &["installation_id", "package", "create_time", "update_time", "etag"];
+
+impl Patch {
+    fn read(request: &pb::UpdateInstallationRequest) -> Result<Self> {
+        let pb =
+            request.installation.as_ref().ok_or(Error::invalid("installation", "is required"))?;
+        let mask = request.update_mask.as_ref();
+        let present = [
+            ("description", !pb.description.is_empty()),
+            ("package_code", !pb.package_code.is_empty()),
+            ("ttl_hours", pb.ttl_hours != 0),
+        ];
+        let named = masked(mask, &present, FIXED)?;
+        let mut fields = Fields::default();
+        let description =
+            fields.take("installation.description", prose(&pb.description, DESCRIPTION_MAX));
+        let ttl_hours = if named.contains(&"ttl_hours") { read_ttl(pb.ttl_hours) } else { Ok(0) };
+        let ttl_hours = fields.take("installation.ttl_hours", ttl_hours);
+        fields.finish()?;
+        let installation_id =
+            reference("installation.installation_id", &pb.installation_id)?.to_owned();
+        let etag = if request.etag.is_empty() { &pb.etag } else { &request.etag };
+        Ok(Self {
+            installation_id,
+            etag: etag.clone(),
+            named,
+            product_code: said(mask, &pb.product_code).to_owned(),
+            description: description.unwrap_or_default(),
+            package_code: pb.package_code.clone(),
+            ttl_hours: ttl_hours.unwrap_or_default(),
+        })
+    }
+
+    fn apply(&self, installation: &mut Installation) -> Result<()> {
+        let product_code = &installation.product_code;
+        check_fixed("installation.product_code", &self.product_code, product_code)?;
+        for path in &self.named {
+            match *path {
+                "description" => installation.description.clone_from(&self.description),
+                "package_code" => {
+                    installation.package_code =
+                        products::read_package_code(product_code, &self.package_code)
+                            .map_err(|why| Error::invalid("installation.package_code", why))?;
+                }
+                _ => installation.ttl_hours = self.ttl_hours,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What an update says of a field that never changes; nothing where its mask names other fields.
+pub(super) fn said<'a>(mask: Option<&prost_types::FieldMask>, sent: &'a str) -> &'a str {
+    let paths = mask.map(|mask| &mask.paths[..]).unwrap_or_default();
+    if paths.is_empty() || paths.iter().any(|path| path == "*") { sent } else { "" }
+}
+
+/// Refuses another value of a field that never changes.
+pub(super) fn check_fixed(field: &str, said: &str, stored: &str) -> Result<()> {
+    if said.is_empty() || said == stored {
+        return Ok(());
+    }
+    let what = format!("is \"{stored}\" and cannot be changed");
+    Err(Error::Invalid(vec![Violation::of(ErrorReason::ImmutableField, field, what)]))
+}
+
+async fn update_one(
+    change: &mut Change<'_>,
+    tenant: &TenantOfCall,
+    patch: &Patch,
+) -> Result<Installation> {
+    store::hold(change.conn(), tenant).await?;
+    check_protection_of_keys(change, tenant.uid).await?;
+    let before = hold_alone(change, tenant, &patch.installation_id).await?;
+    check_etag(&patch.etag, before.version, Kind::Installation, &before.installation_id)?;
+    let mut after = before.clone();
+    patch.apply(&mut after)?;
+    if after == before {
+        return Ok(before);
+    }
+    if after.package_code != before.package_code {
+        let (product, package) = (&after.product_code, &after.package_code);
+        products::require_package(change.conn(), &tenant.account_id, product, package).await?;
+    }
+    after.update_time = change.now;
+    after.version += 1;
+    diesel::update(tenant_installations::table.find((tenant.uid, &after.installation_id)))
+        .set((
+            tenant_installations::description.eq(&after.description),
+            tenant_installations::package_code.eq(&after.package_code),
+            tenant_installations::ttl_hours.eq(after.ttl_hours),
+            tenant_installations::update_time.eq(after.update_time),
+            tenant_installations::version.eq(after.version),
         ))
         .execute(change.conn())
-        .await?;
-    let configs = new
-        .config
-        .iter()
-        .map(|(environment, config)| {
-            (
-                tenant_app_key_configs::tenant_uid.eq(tenant.uid),
-                tenant_app_key_configs::app_key_id.eq(&app_key_id),
-                tenant_app_key_configs::environment.eq(environment),
-                tenant_app_key_configs::config.eq(config),
-                tenant_app_key_configs::update_time.eq(now),
-                tenant_app_key_configs::version.eq(1_i64),
-            )
+        .await
+        .map_err(|error| refused(error, &after))?;
+    tell_of(change, tenant, "installation.updated", Some(&before), Some(&after)).await?;
+    Ok(after)
+}
+
+/// Deletes an installation with all its keys.
+///
+/// # Errors
+///
+/// What the method says.
+pub async fn delete(
+    shared: &Shared,
+    call: &Call,
+    request: &pb::DeleteInstallationRequest,
+) -> Result<pb::DeleteInstallationResponse> {
+    let tenant = call.own_tenant()?;
+    let id = reference("installation_id", &request.installation_id)?;
+
+    shared
+        .mutator
+        .mutate(call, request, async |change: &mut Change<'_>| {
+            delete_one(change, tenant, id, &request.etag).await
         })
-        .collect::<Vec<_>>();
-    diesel::insert_into(tenant_app_key_configs::table)
-        .values(configs)
+        .await
+}
+
+async fn delete_one(
+    change: &mut Change<'_>,
+    tenant: &TenantOfCall,
+    id: &str,
+    sent_etag: &str,
+) -> Result<pb::DeleteInstallationResponse> {
+    check_protection_of_keys(change, tenant.uid).await?;
+    let installation = hold_alone(change, tenant, id).await?;
+    check_etag(sent_etag, installation.version, Kind::Installation, id)?;
+    let app_keys = app_keys::ids_of(change, &installation).await?;
+    let external_keys = app_keys::remove(change, tenant, &app_keys).await?;
+    diesel::delete(tenant_installations::table.find((tenant.uid, id)))
         .execute(change.conn())
         .await?;
-    // What it says to services may hold their secrets; the event does not.
-    let app_key = serde_json::json!({
-        "app_key_id": app_key_id, "installation_id": told.installation_id,
-    });
-    tell(change, tenant, "app_key.created", &app_key_id, app_key).await?;
-
-    let (external_key, text) = issue(change, master, tenant, app_key_id, &new.key).await?;
-    Ok(Installed { installation: told, external_key, text })
+    tell_of(change, tenant, "installation.deleted", Some(&installation), None).await?;
+    let number = |number: usize| i32::try_from(number).unwrap_or(i32::MAX);
+    Ok(pb::DeleteInstallationResponse {
+        app_keys: number(app_keys.len()),
+        external_keys: number(external_keys),
+    })
 }
 
-/// 16 random bytes as 32 hexadecimal digits (1-25).
-fn app_key_id() -> Result<String> {
-    let mut bytes = [0; 16];
-    OsRng.try_fill_bytes(&mut bytes).map_err(Error::internal)?;
-    Ok(Uuid::from_bytes(bytes).simple().to_string())
-}
-
-/// Issues an external key of an app key.
-async fn issue(
+async fn tell_of(
     change: &mut Change<'_>,
-    master: &MasterKey,
     tenant: &TenantOfCall,
-    app_key_id: String,
-    new: &NewExternalKey,
-) -> Result<(pb::ExternalKey, KeyText)> {
-    let secret = KeySecret::generate();
-    let version = master.current_version();
-    let digest = master
-        .digest(version, &secret)
-        .ok_or_else(|| Error::internal("the current version of the master key is missing"))?;
-    let key_ref = new_ref(route_of_tenant(tenant.uid), change.now);
-    let key = ExternalKey {
-        route: key_ref.route,
-        number: key_ref.number,
-        tenant_uid: tenant.uid,
-        app_key_id,
-        label: new.label.clone(),
-        environment: new.environment.clone(),
-        expire_time: new.expire_time,
-        device: new.device.as_ref().map(json_of),
-        geo: new.geo.as_ref().map(json_of),
-        enabled: true,
-        digest: digest.as_bytes().to_vec(),
-        master_key_version: version,
-        created_by: change.call.actor(),
-        create_time: change.now,
-        update_time: change.now,
-        revoke_time: None,
-        revoked_by: None,
-        revoke_reason: None,
-        version: 1,
-        old_digest: None,
-        old_master_key_version: None,
-        old_end_time: None,
-        rate_requests: None,
-        rate_window_seconds: None,
-        credits_amount: None,
-        credits_refill_amount: None,
-        credits_refill_seconds: None,
-        limits_version: 0,
-    };
-    diesel::insert_into(external_keys::table).values(&key).execute(change.conn()).await?;
-    let text = secret::mint(master, Some(&new.environment), key_ref, &secret);
-    let told = key.message(master, new);
-    tell(change, tenant, "external_key.created", &told.external_key_id, json_of(&told)).await?;
-    Ok((told, text))
+    kind: &'static str,
+    before: Option<&Installation>,
+    after: Option<&Installation>,
+) -> Result<()> {
+    let json = |one: &Installation| json_of(&pb::Installation::from(one.clone()));
+    let id = after.or(before).map_or("", |one| &one.installation_id);
+    tell(change, tenant, kind, id, (before.map(json), after.map(json))).await
 }
 
-impl ExternalKey {
-    /// The key as messages carry it, with the rules that it was made with.
-    fn message(self, master: &MasterKey, rules: &NewExternalKey) -> pb::ExternalKey {
-        let key_ref = KeyRef { route: self.route, number: self.number };
-        pb::ExternalKey {
-            external_key_id: key_ref.public_id(master).to_string(),
-            app_key_id: self.app_key_id,
-            label: self.label,
-            environment: self.environment,
-            expire_time: self.expire_time.map(timestamp),
-            device: rules.device.clone(),
-            geo: rules.geo.clone(),
-            enabled: Some(self.enabled),
-            created_by: self.created_by,
-            create_time: Some(timestamp(self.create_time)),
-            etag: etag(self.version),
-            ..Default::default()
-        }
+/// Records what happened to an installation or to what hangs on it: how it was before and is after.
+pub(super) async fn tell(
+    change: &mut Change<'_>,
+    tenant: &TenantOfCall,
+    kind: &'static str,
+    resource_id: &str,
+    (before, after): (Option<Value>, Option<Value>),
+) -> Result<()> {
+    change
+        .record(Event {
+            kind,
+            account_id: Some(&tenant.account_id),
+            tenant: Some((tenant.uid, &tenant.tenant_id)),
+            resource_type: kind.split_once('.').map_or(kind, |(resource, _)| resource),
+            resource_id,
+            before,
+            after,
+        })
+        .await
+}
+
+/// Lists installations, page by page.
+///
+/// # Errors
+///
+/// What the method says.
+pub async fn list(
+    shared: &Shared,
+    call: &Call,
+    request: &pb::ListInstallationsRequest,
+) -> Result<pb::ListInstallationsResponse> {
+    let tenant = call.own_tenant()?;
+    let query = Query::read(call, request)?;
+
+    let (found, next_page_token) =
+        shared.read(call, async |conn| query.run(conn, tenant).await).await?;
+
+    let installations = found.into_iter().map(pb::Installation::from).collect();
+    Ok(pb::ListInstallationsResponse { installations, next_page_token })
+}
+
+const FIELDS: &[Field] = &[
+    Field { name: "installation_id", kind: FieldKind::Text },
+    Field { name: "description", kind: FieldKind::Text },
+    Field { name: "product_code", kind: FieldKind::Text },
+    Field { name: "package_code", kind: FieldKind::Text },
+    Field { name: "create_time", kind: FieldKind::Time },
+];
+
+const ORDERS: &[&str] = &["create_time", "installation_id", "product_code"];
+
+/// A list of installations that was asked for.
+struct Query {
+    page: Page,
+    terms: Vec<Term>,
+    order: Order,
+}
+
+impl Query {
+    fn read(call: &Call, request: &pb::ListInstallationsRequest) -> Result<Self> {
+        let pb::ListInstallationsRequest { page_size, page_token, filter, order_by } = request;
+        let asked = Asked { page_size: *page_size, page_token, filter, order_by, more: "" };
+        let page = Page::read(call, asked)?;
+        let terms = filter::read(&page.filter, FIELDS)?;
+        let order = filter::read_order(&page.order_by, ORDERS)?;
+        Ok(Self { page, terms, order })
     }
+
+    /// Reads the page; answers its installations and the token of the next one.
+    async fn run(
+        &self,
+        conn: &mut AsyncPgConnection,
+        tenant: &TenantOfCall,
+    ) -> Result<(Vec<Installation>, String)> {
+        let mut query = tenant_installations::table
+            .filter(tenant_installations::tenant_uid.eq(tenant.uid))
+            .into_boxed::<Pg>();
+        for term in &self.terms {
+            let condition = condition(term)?;
+            query =
+                if term.negated { query.filter(not(condition)) } else { query.filter(condition) };
+        }
+        let behind = |place: &Place| tenant_installations::installation_id.gt(place.id.clone());
+        let after = self.page.after.as_ref();
+        let down = self.order.descending;
+        let query = match self.order.field {
+            "installation_id" => {
+                let after = after.map(|place| (place.value.clone(), behind(place)));
+                seek!(query, tenant_installations::installation_id, after, down)
+            }
+            "product_code" => {
+                let after = after.map(|place| (place.value.clone(), behind(place)));
+                seek!(query, tenant_installations::product_code, after, down)
+            }
+            _ => {
+                let after = match after {
+                    Some(place) => Some((self.page.time(place)?, behind(place))),
+                    None => None,
+                };
+                seek!(query, tenant_installations::create_time, after, down)
+            }
+        };
+        let mut found: Vec<Installation> = query
+            .then_order_by(tenant_installations::installation_id)
+            .limit(self.page.limit())
+            .select(Installation::as_select())
+            .load(conn)
+            .await?;
+        // What is left of a row when its only long text is not counted.
+        let bytes = |row: &Installation| row.description.len() + 400;
+        let token = self.page.finish_within(&mut found, bytes, |row| {
+            let value = match self.order.field {
+                "installation_id" => row.installation_id.clone(),
+                "product_code" => row.product_code.clone(),
+                _ => row.create_time.timestamp_micros().to_string(),
+            };
+            Place { value, id: row.installation_id.clone() }
+        });
+        Ok((found, token))
+    }
+}
+
+fn condition(term: &Term) -> Result<Condition<tenant_installations::table>> {
+    Ok(match (term.field, &term.test) {
+        ("installation_id", Test::Text(test)) => {
+            filter::text(tenant_installations::installation_id, test)
+        }
+        ("description", Test::Text(test)) => filter::text(tenant_installations::description, test),
+        ("product_code", Test::Text(test)) => {
+            filter::text(tenant_installations::product_code, test)
+        }
+        ("package_code", Test::Text(test)) => {
+            filter::text(tenant_installations::package_code, test)
+        }
+        ("create_time", Test::Time(comparison, time)) => {
+            filter::time(tenant_installations::create_time, *comparison, *time)
+        }
+        (field, _) => {
+            return Err(Error::internal(format!("no condition for the field {field}")));
+        }
+    })
 }
 
 impl From<Installation> for pb::Installation {
@@ -529,93 +678,9 @@ impl From<Installation> for pb::Installation {
     }
 }
 
-async fn tell(
-    change: &mut Change<'_>,
-    tenant: &TenantOfCall,
-    kind: &'static str,
-    resource_id: &str,
-    after: Value,
-) -> Result<()> {
-    change
-        .record(Event {
-            kind,
-            account_id: Some(&tenant.account_id),
-            tenant: Some((tenant.uid, &tenant.tenant_id)),
-            resource_type: kind.split_once('.').map_or(kind, |(resource, _)| resource),
-            resource_id,
-            before: None,
-            after: Some(after),
-        })
-        .await
-}
-
-/// Not there yet.
-pub async fn create(
-    _shared: &Shared,
-    _call: &Call,
-    _request: &pb::CreateInstallationRequest,
-) -> Result<pb::CreateInstallationResponse> {
-    Err(Error::MethodUnknown)
-}
-
-/// Not there yet.
-pub async fn get(
-    _shared: &Shared,
-    _call: &Call,
-    _request: &pb::GetInstallationRequest,
-) -> Result<pb::GetInstallationResponse> {
-    Err(Error::MethodUnknown)
-}
-
-/// Not there yet.
-pub async fn list(
-    _shared: &Shared,
-    _call: &Call,
-    _request: &pb::ListInstallationsRequest,
-) -> Result<pb::ListInstallationsResponse> {
-    Err(Error::MethodUnknown)
-}
-
-/// Not there yet.
-pub async fn update(
-    _shared: &Shared,
-    _call: &Call,
-    _request: &pb::UpdateInstallationRequest,
-) -> Result<pb::UpdateInstallationResponse> {
-    Err(Error::MethodUnknown)
-}
-
-/// Not there yet.
-pub async fn delete(
-    _shared: &Shared,
-    _call: &Call,
-    _request: &pb::DeleteInstallationRequest,
-) -> Result<pb::DeleteInstallationResponse> {
-    Err(Error::MethodUnknown)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn at(text: &str) -> DateTime<Utc> {
-        text.parse().unwrap()
-    }
-
-    /// 1-30
-    #[test]
-    fn a_key_is_good_until_the_end_of_its_last_day() {
-        let now = at("2026-11-23T18:00:00Z");
-        let end = |date: &str| read_last_day(date, now);
-
-        assert_eq!(end("").unwrap(), None);
-        assert_eq!(end("2026-11-23").unwrap(), Some(at("2026-11-24T00:00:00Z")));
-        assert_eq!(end("2026-12-31").unwrap(), Some(at("2027-01-01T00:00:00Z")));
-        assert_eq!(end("2027-01-31T23:30:00-02:00").unwrap(), Some(at("2027-02-02T00:00:00Z")));
-        for wrong in ["2026-11-22", "tomorrow", "2026-13-01", "31.1.2027", "20270131", "\0"] {
-            assert!(end(wrong).is_err(), "{wrong}");
-        }
-    }
 
     /// 1-22
     #[test]
@@ -626,29 +691,5 @@ mod tests {
         for wrong in [0, 1, 7, 169, -6, 65_542] {
             assert!(read_ttl(wrong).unwrap_err().contains("6, 12, 24"), "{wrong}");
         }
-    }
-
-    /// 1-37
-    #[test]
-    fn a_pattern_of_devices_is_checked_in_every_part() {
-        let version = |equals: &str, min: &str, max: &str| {
-            Some(pb::VersionPattern { equals: equals.into(), min: min.into(), max: max.into() })
-        };
-        let refused = |pattern: pb::DevicePattern| {
-            let rules = pb::DeviceRules { allow: vec![pattern], deny: Vec::new() };
-            let mut fields = Fields::default();
-            check_devices(&rules, "device", &mut fields);
-            fields.finish().is_err()
-        };
-        let major = |major| pb::DevicePattern { major, ..Default::default() };
-
-        assert!(!refused(major(version("12", "", ""))));
-        assert!(!refused(major(version("", "9", "10"))));
-        assert!(!refused(major(version("*", "", ""))));
-        assert!(refused(major(version("", "10", "9"))));
-        assert!(refused(major(version("1", "1", ""))));
-        assert!(refused(major(version("1.2", "", ""))));
-        let os = pb::OsPattern { patch: version("x", "", ""), ..Default::default() };
-        assert!(refused(pb::DevicePattern { os: Some(os), ..Default::default() }));
     }
 }

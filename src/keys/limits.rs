@@ -1,6 +1,11 @@
 //! How often a key may be used: what is said of it, and how it looks. Nodes hand it out elsewhere.
 
-use crate::{pb, wire::Fields};
+use diesel::{prelude::*, upsert::excluded};
+use diesel_async::RunQueryDsl;
+use uuid::Uuid;
+
+use super::secret::KeyRef;
+use crate::{error::Result, pb, rpc::mutate::Change, schema::key_credits, wire::Fields};
 
 /// The limits of a key: so many uses in a window, and so many altogether.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -112,10 +117,51 @@ impl Limits {
     }
 }
 
+/// Begins to count the credits of a key anew, by the version of its limits and what they say; where it has
+/// no credits, there is nothing to count. The key has to be there.
+///
+/// # Errors
+///
+/// What the database reports.
+pub async fn begin(
+    change: &mut Change<'_>,
+    key: KeyRef,
+    tenant_uid: Option<Uuid>,
+    (version, credits): (i64, Option<Credits>),
+) -> Result<()> {
+    let KeyRef { route, number } = key;
+    let Some(Credits { amount, refill: _ }) = credits else {
+        diesel::delete(key_credits::table.find((route, number))).execute(change.conn()).await?;
+        return Ok(());
+    };
+    diesel::insert_into(key_credits::table)
+        .values((
+            key_credits::route.eq(route),
+            key_credits::number.eq(number),
+            key_credits::tenant_uid.eq(tenant_uid),
+            key_credits::limits_version.eq(version),
+            key_credits::remaining.eq(amount),
+            key_credits::granted.eq(0),
+            key_credits::refill_time.eq(change.now),
+        ))
+        .on_conflict((key_credits::route, key_credits::number))
+        .do_update()
+        .set((
+            key_credits::limits_version.eq(excluded(key_credits::limits_version)),
+            key_credits::remaining.eq(excluded(key_credits::remaining)),
+            key_credits::granted.eq(excluded(key_credits::granted)),
+            key_credits::refill_time.eq(excluded(key_credits::refill_time)),
+        ))
+        .execute(change.conn())
+        .await?;
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    #[expect(clippy::unnecessary_wraps, reason = "messages carry it so")]
     fn duration(seconds: i64) -> Option<prost_types::Duration> {
         Some(prost_types::Duration { seconds, nanos: 0 })
     }

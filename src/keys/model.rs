@@ -10,7 +10,7 @@ use super::{
     limits::Limits,
     master::MasterKey,
     roles::{Role, permissions_of},
-    secret::{Digest, KeyRef, KeySecret},
+    secret::KeyRef,
 };
 use crate::{schema::api_keys, text_enum};
 
@@ -182,34 +182,6 @@ impl From<ApiKey> for KeyRecord {
     /// A key of which nothing was used yet.
     fn from(key: ApiKey) -> Self {
         Self { key, remaining: None, last_used_time: None }
-    }
-}
-
-/// What resolving a key yields: enough to tell whether it is good, and nothing else of it.
-#[derive(Clone, Debug, HasQuery)]
-#[diesel(table_name = api_keys, check_for_backend(diesel::pg::Pg))]
-#[expect(missing_docs, reason = "each is a column of ApiKey, documented there")]
-pub struct ResolvedKey {
-    pub route: i64,
-    pub number: i64,
-    pub scope: KeyScope,
-    pub account_id: Option<String>,
-    pub tenant_uid: Option<Uuid>,
-    pub roles: Vec<Option<String>>,
-    pub environment: Option<String>,
-    pub reseller_id: Option<String>,
-    pub backend_ids: Vec<Option<String>>,
-    pub digest: Vec<u8>,
-    pub master_key_version: i16,
-    pub expire_time: Option<DateTime<Utc>>,
-    pub revoke_time: Option<DateTime<Utc>>,
-}
-
-/// Whether a secret is that of a key; compared in constant time.
-pub fn is_secret_of(master: &MasterKey, key: &ResolvedKey, secret: &KeySecret) -> bool {
-    match (master.digest(key.master_key_version, secret), Digest::from_slice(&key.digest)) {
-        (Some(presented), Some(stored)) => presented == stored,
-        _ => false,
     }
 }
 

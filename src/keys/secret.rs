@@ -92,7 +92,7 @@ impl KeySecret {
         &self.0
     }
 
-    pub(super) fn sha256(&self) -> [u8; 32] {
+    pub(crate) fn sha256(&self) -> [u8; 32] {
         Sha256::digest(self.0).into()
     }
 }

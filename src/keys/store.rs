@@ -1,26 +1,27 @@
 //! How API keys are kept: all SQL on them.
 
 use chrono::{DateTime, Utc};
-use diesel::{dsl::Filter, pg::Pg, prelude::*, sql_types::Bool, upsert::excluded};
+use diesel::{
+    dsl::{Filter, exists},
+    pg::Pg,
+    prelude::*,
+    sql_types::Bool,
+    upsert::excluded,
+};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use uuid::Uuid;
 
 use super::{
     master::MasterKey,
-    model::{ApiKey, KeyRecord, KeyScope, ResolvedKey},
+    model::{ApiKey, KeyRecord, KeyScope},
     roles::SYSTEM_ADMIN,
     secret::KeyRef,
 };
 use crate::{
-    allowlist::{self, model::Enforced},
     db::Scope,
     error::{Error, Kind, Result},
     rpc::Call,
-    schema::{
-        account_ip_allowlists, api_keys, key_credits, key_usage, master_key_checks,
-        tenant_ip_allowlists, tenants,
-    },
-    tenants::model::{LockMode, Standing, TenantState},
+    schema::{api_keys, key_credits, key_usage, master_key_checks},
 };
 
 /// A condition on API keys.
@@ -70,102 +71,14 @@ impl From<Row> for KeyRecord {
     }
 }
 
-/// What the verifier may know of a tenant.
-#[derive(Clone, Debug)]
-pub struct ResolvedTenant {
-    /// Its UUID.
-    pub uid: Uuid,
-    /// Its id.
-    pub tenant_id: String,
-    /// Its account.
-    pub account_id: String,
-    /// All tenants above it.
-    pub ancestors: Vec<Option<Uuid>>,
-    /// Whether its keys work.
-    pub standing: Standing,
-}
-
-/// What the text of a key leads to.
-#[derive(Clone, Debug)]
-pub struct Resolved {
-    /// The key.
-    pub key: ResolvedKey,
-    /// Its tenant, where it is a tenant's.
-    pub tenant: Option<ResolvedTenant>,
-    /// From where it may be used: as its tenant, or its account, says.
-    pub allowlist: Enforced,
-}
-
-/// What of a tenant's row the verifier reads.
-#[derive(Queryable, Selectable)]
-#[diesel(table_name = tenants, check_for_backend(Pg))]
-struct TenantRow {
-    uid: Uuid,
-    tenant_id: String,
-    account_id: String,
-    ancestors: Vec<Option<Uuid>>,
-    state: TenantState,
-    trial_expire_time: Option<DateTime<Utc>>,
-    lock_mode: Option<LockMode>,
-    unlock_time: Option<DateTime<Utc>>,
-}
-
-/// An allow-list as it is stored: whether it is enabled, and its rules.
-type List = (bool, serde_json::Value);
-
-/// A key, its tenant, and the allow-lists of that and of its account.
-type FoundKey = (ResolvedKey, Option<TenantRow>, Option<List>, Option<List>);
-
-/// Finds a key of any owner by what its text leads to, with its tenant. For the verifier alone: only
-/// its role may.
+/// Whether there is a key where a text leads to, whoever has it. For the verifier alone.
 ///
 /// # Errors
 ///
 /// What the database reports.
-pub async fn resolve(conn: &mut AsyncPgConnection, key_ref: KeyRef) -> Result<Option<Resolved>> {
-    let of_tenant = tenant_ip_allowlists::tenant_uid.nullable().eq(api_keys::tenant_uid);
-    let of_account = account_ip_allowlists::account_id
-        .nullable()
-        .eq(api_keys::account_id)
-        .and(api_keys::tenant_uid.is_null());
-    let found: Option<FoundKey> = api_keys::table
-        .left_join(tenants::table)
-        .left_join(tenant_ip_allowlists::table.on(of_tenant))
-        .left_join(account_ip_allowlists::table.on(of_account))
-        .filter(api_keys::route.eq(key_ref.route))
-        .filter(api_keys::number.eq(key_ref.number))
-        .select((
-            ResolvedKey::as_select(),
-            Option::<TenantRow>::as_select(),
-            (tenant_ip_allowlists::enabled, tenant_ip_allowlists::rules).nullable(),
-            (account_ip_allowlists::enabled, account_ip_allowlists::rules).nullable(),
-        ))
-        .first(conn)
-        .await
-        .optional()?;
-    let Some((key, row, of_tenant, of_account)) = found else {
-        return Ok(None);
-    };
-    let allowlist = allowlist::store::enforced(of_tenant.or(of_account))?;
-    let Some(row) = row else {
-        return Ok(Some(Resolved { key, tenant: None, allowlist }));
-    };
-    // Locks reach down the tree; they are looked up where they were set, never copied (3-22).
-    let mut locks = if row.ancestors.is_empty() {
-        Vec::new()
-    } else {
-        tenants::table
-            .filter(tenants::uid.nullable().eq_any(&row.ancestors))
-            .filter(tenants::lock_mode.is_not_null())
-            .select((tenants::lock_mode.assume_not_null(), tenants::unlock_time))
-            .load(conn)
-            .await?
-    };
-    locks.extend(row.lock_mode.map(|mode| (mode, row.unlock_time)));
-    let TenantRow { uid, tenant_id, account_id, ancestors, state, trial_expire_time, .. } = row;
-    let standing = Standing { state, trial_expire_time, locks };
-    let tenant = Some(ResolvedTenant { uid, tenant_id, account_id, ancestors, standing });
-    Ok(Some(Resolved { key, tenant, allowlist }))
+pub async fn is_there(conn: &mut AsyncPgConnection, key_ref: KeyRef) -> Result<bool> {
+    let row = api_keys::table.find((key_ref.route, key_ref.number)).select(api_keys::route);
+    Ok(diesel::select(exists(row)).get_result(conn).await?)
 }
 
 /// Stores a new key; false where its number is taken, which chance makes all but impossible.

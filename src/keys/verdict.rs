@@ -1,15 +1,17 @@
 //! Whether a key is good: the checks of `VerifyKey` in their order, pure.
+//!
+//! Each check answers yes or no at once; what there is to say of it is put into words only for those who
+//! ask for an explanation.
 
 use std::net::IpAddr;
 
 use chrono::{DateTime, Utc};
 
 use super::{
-    model::{KeyState, ResolvedKey, roles_named, state},
-    roles::permissions_of,
+    known::{KeyKind, Known},
+    rules::Device,
 };
 use crate::{
-    allowlist::model::Enforced,
     pb::VerifyCode,
     tenants::model::{LockMode, Standing},
 };
@@ -21,15 +23,21 @@ pub struct Question<'a> {
     pub environment: &'a str,
     /// The address that the bearer called from.
     pub client_ip: Option<IpAddr>,
+    /// What the bearer called from, as far as rules of the key ask for it.
+    pub device: Option<&'a Device>,
+    /// The application that must be authorized.
+    pub application_id: &'a str,
     /// The permissions that the bearer needs.
     pub required_permissions: &'a [String],
+    /// The scopes that the bearer needs.
+    pub required_scopes: &'a [String],
     /// The time.
     pub now: DateTime<Utc>,
 }
 
 /// One check and its outcome.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Check {
+pub struct Outcome {
     /// Which one.
     pub name: &'static str,
     /// The code of its failure.
@@ -40,213 +48,226 @@ pub struct Check {
     pub message: String,
 }
 
-/// Checks a key that was found and whose secret is right; every check, in order, the first failure of
-/// which is the verdict.
-pub fn checks(
-    key: &ResolvedKey,
-    tenant: Option<&Standing>,
-    allowlist: &Enforced,
-    question: &Question<'_>,
-) -> Vec<Check> {
-    let inactive = tenant.and_then(|tenant| tenant.inactive(question.now));
-    let lock = tenant.and_then(|tenant| tenant.lock(question.now));
-    let only_reads = question.required_permissions.iter().all(|name| name.ends_with(":VIEW"));
-    let check = |name, code, passed, message: String| Check { name, code, passed, message };
-    let state = state(key.revoke_time, key.expire_time, question.now);
-    let environment = key.environment.as_deref();
-    let granted = permissions_of(&roles_named(&key.roles));
-    let missing = question
-        .required_permissions
-        .iter()
-        .filter(|permission| !granted.contains(permission.as_str()))
-        .map(String::as_str)
-        .collect::<Vec<_>>();
-    vec![
-        check("found", VerifyCode::NotFound, true, "the key exists and its secret is right".into()),
-        check(
-            "revoked",
-            VerifyCode::Revoked,
-            state != KeyState::Revoked,
-            key.revoke_time.map_or("not revoked".into(), |time| format!("revoked at {time}")),
-        ),
-        check(
-            "expired",
-            VerifyCode::Expired,
-            key.expire_time.is_none_or(|end| question.now < end),
-            key.expire_time.map_or("never ends".into(), |time| format!("ends at {time}")),
-        ),
-        check(
-            "environment",
-            VerifyCode::WrongEnvironment,
-            environment.is_none_or(|bound| bound == question.environment),
-            match environment {
-                None => "good in any environment".into(),
+/// The checks of what is known of a key. What is used up comes after them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Check {
+    Revoked,
+    Enabled,
+    Expired,
+    Environment,
+    Tenant,
+    Lock,
+    Ip,
+    GeoDeny,
+    GeoAllow,
+    DeviceDeny,
+    DeviceAllow,
+    Authorization,
+    Permissions,
+    Scopes,
+}
+
+/// In the order in which they are made (1-38).
+const CHECKS: &[Check] = &[
+    Check::Revoked,
+    Check::Enabled,
+    Check::Expired,
+    Check::Environment,
+    Check::Tenant,
+    Check::Lock,
+    Check::Ip,
+    Check::GeoDeny,
+    Check::GeoAllow,
+    Check::DeviceDeny,
+    Check::DeviceAllow,
+    Check::Authorization,
+    Check::Permissions,
+    Check::Scopes,
+];
+
+/// The code of the first check that a key fails; nothing where it passes them all.
+pub fn failure(known: &Known, question: &Question<'_>) -> Option<VerifyCode> {
+    CHECKS.iter().find(|check| !check.passes(known, question)).map(|check| check.code())
+}
+
+/// Every check, in order, with its outcome.
+pub fn explain(known: &Known, question: &Question<'_>) -> Vec<Outcome> {
+    let found = Outcome {
+        name: "found",
+        code: VerifyCode::NotFound,
+        passed: true,
+        message: "the key exists and its secret is right".to_owned(),
+    };
+    let told = CHECKS.iter().map(|check| Outcome {
+        name: check.name(),
+        code: check.code(),
+        passed: check.passes(known, question),
+        message: check.words(known, question),
+    });
+    std::iter::once(found).chain(told).collect()
+}
+
+fn standing(known: &Known) -> Option<&Standing> {
+    known.owner.tenant.as_ref().map(|tenant| &tenant.standing)
+}
+
+/// Whether a lock lets a bearer go on who asks for these permissions.
+fn lets_through(lock: Option<LockMode>, permissions: &[String]) -> bool {
+    match lock {
+        None => true,
+        Some(LockMode::ReadOnly) => permissions.iter().all(|name| name.ends_with(":VIEW")),
+        Some(LockMode::Full) => false,
+    }
+}
+
+impl Check {
+    fn passes(self, known: &Known, question: &Question<'_>) -> bool {
+        let now = question.now;
+        match (self, &known.kind) {
+            (Self::Revoked, _) => known.revoke_time.is_none(),
+            (Self::Enabled, _) => known.enabled,
+            (Self::Expired, _) => known.expire_time.is_none_or(|end| now < end),
+            (Self::Environment, _) => {
+                known.environment.as_deref().is_none_or(|bound| bound == question.environment)
+            }
+            (Self::Tenant, _) => standing(known).is_none_or(|it| it.inactive(now).is_none()),
+            (Self::Lock, _) => {
+                let lock = standing(known).and_then(|standing| standing.lock(now));
+                lets_through(lock, question.required_permissions)
+            }
+            // It binds API keys; external keys have rules of their own.
+            (Self::Ip, KeyKind::Api(_)) => known.owner.allowlist.admits(question.client_ip),
+            (Self::GeoDeny, KeyKind::External(of)) => !of.geo.denies(question.client_ip),
+            (Self::GeoAllow, KeyKind::External(of)) => of.geo.allows(question.client_ip),
+            (Self::DeviceDeny, KeyKind::External(of)) => !of.devices.denies(question.device),
+            (Self::DeviceAllow, KeyKind::External(of)) => of.devices.allows(question.device),
+            (Self::Authorization, _) => question.application_id.is_empty(),
+            (Self::Permissions, KeyKind::Api(grants)) => {
+                question.required_permissions.iter().all(|permission| grants.grants(permission))
+            }
+            (Self::Permissions, KeyKind::External(_)) => question.required_permissions.is_empty(),
+            (Self::Scopes, _) => question.required_scopes.is_empty(),
+            (Self::Ip, KeyKind::External(_))
+            | (
+                Self::GeoDeny | Self::GeoAllow | Self::DeviceDeny | Self::DeviceAllow,
+                KeyKind::Api(_),
+            ) => true,
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Revoked => "revoked",
+            Self::Enabled => "enabled",
+            Self::Expired => "expired",
+            Self::Environment => "environment",
+            Self::Tenant => "tenant",
+            Self::Lock => "lock",
+            Self::Ip => "ip",
+            Self::GeoDeny => "geo_deny",
+            Self::GeoAllow => "geo_allow",
+            Self::DeviceDeny => "device_deny",
+            Self::DeviceAllow => "device_allow",
+            Self::Authorization => "authorization",
+            Self::Permissions => "permissions",
+            Self::Scopes => "scopes",
+        }
+    }
+
+    fn code(self) -> VerifyCode {
+        match self {
+            Self::Revoked => VerifyCode::Revoked,
+            Self::Enabled => VerifyCode::Disabled,
+            Self::Expired => VerifyCode::Expired,
+            Self::Environment => VerifyCode::WrongEnvironment,
+            Self::Tenant => VerifyCode::TenantInactive,
+            Self::Lock => VerifyCode::TenantLocked,
+            Self::Ip => VerifyCode::IpForbidden,
+            Self::GeoDeny | Self::GeoAllow => VerifyCode::GeoForbidden,
+            Self::DeviceDeny | Self::DeviceAllow => VerifyCode::DeviceForbidden,
+            Self::Authorization => VerifyCode::NotAuthorized,
+            Self::Permissions => VerifyCode::InsufficientPermission,
+            Self::Scopes => VerifyCode::InsufficientScope,
+        }
+    }
+
+    fn words(self, known: &Known, question: &Question<'_>) -> String {
+        let now = question.now;
+        let from = || match question.client_ip {
+            None => "no client_ip is given".to_owned(),
+            Some(ip) => format!("asked for {ip}"),
+        };
+        let rules = |what: &str, asked: String| format!("{what}; {asked}");
+        match (self, &known.kind) {
+            (Self::Revoked, _) => known
+                .revoke_time
+                .map_or("not revoked".to_owned(), |time| format!("revoked at {time}")),
+            (Self::Enabled, _) if known.enabled => "enabled".to_owned(),
+            (Self::Enabled, _) => "not enabled".to_owned(),
+            (Self::Expired, _) => {
+                known.expire_time.map_or("never ends".to_owned(), |time| format!("ends at {time}"))
+            }
+            (Self::Environment, _) => match known.environment.as_deref() {
+                None => "good in any environment".to_owned(),
                 Some(bound) => {
                     format!("bound to \"{bound}\", asked for \"{}\"", question.environment)
                 }
             },
-        ),
-        check(
-            "tenant",
-            VerifyCode::TenantInactive,
-            inactive.is_none(),
-            match (tenant, inactive) {
-                (None, _) => "not a tenant's key".into(),
-                (_, None) => "the tenant is ACTIVE".into(),
-                (_, Some(why)) => format!("the tenant is {why}"),
+            (Self::Tenant, _) => match standing(known).map(|standing| standing.inactive(now)) {
+                None => "not a tenant's key".to_owned(),
+                Some(None) => "the tenant is ACTIVE".to_owned(),
+                Some(Some(why)) => format!("the tenant is {why}"),
             },
-        ),
-        check(
-            "lock",
-            VerifyCode::TenantLocked,
-            match lock {
-                None => true,
-                Some(LockMode::ReadOnly) => only_reads,
-                Some(LockMode::Full) => false,
-            },
-            match lock {
-                None => "neither the tenant nor one above it is locked".into(),
+            (Self::Lock, _) => match standing(known).and_then(|standing| standing.lock(now)) {
+                None => "neither the tenant nor one above it is locked".to_owned(),
                 Some(mode) => {
                     format!("the tenant, or one above it, is locked: {}", mode.as_str())
                 }
             },
-        ),
-        check(
-            "ip",
-            VerifyCode::IpForbidden,
-            allowlist.admits(question.client_ip),
-            match (&allowlist.0, question.client_ip) {
-                (None, _) => "no IP allow-list binds the key".into(),
-                (Some(_), None) => {
-                    "an IP allow-list binds the key, and no client_ip is given".into()
-                }
-                (Some(_), Some(ip)) => format!("an IP allow-list binds the key; asked for {ip}"),
-            },
-        ),
-        check(
-            "permissions",
-            VerifyCode::InsufficientPermission,
-            missing.is_empty(),
-            if missing.is_empty() {
-                "all required permissions are granted".into()
-            } else {
-                format!("not granted: {}", missing.join(", "))
-            },
-        ),
-    ]
-}
-
-/// The verdict: the code of the first check that failed.
-pub fn code(checks: &[Check]) -> VerifyCode {
-    checks.iter().find(|check| !check.passed).map_or(VerifyCode::Valid, |check| check.code)
-}
-
-#[cfg(test)]
-mod tests {
-    use chrono::TimeDelta;
-
-    use super::*;
-    use crate::{keys::model::KeyScope, tenants::model::TenantState};
-
-    fn key() -> ResolvedKey {
-        ResolvedKey {
-            route: 1,
-            number: 1,
-            scope: KeyScope::Tenant,
-            account_id: Some("acme".into()),
-            tenant_uid: Some(uuid::Uuid::nil()),
-            roles: vec![Some("tenant-management".into())],
-            environment: Some("production".into()),
-            reseller_id: None,
-            backend_ids: Vec::new(),
-            digest: vec![0; 32],
-            master_key_version: 1,
-            expire_time: None,
-            revoke_time: None,
+            (Self::Ip, KeyKind::Api(_)) if known.owner.allowlist.0.is_some() => {
+                rules("an IP allow-list binds the key", from())
+            }
+            (Self::Ip, KeyKind::Api(_)) => "no IP allow-list binds the key".to_owned(),
+            (Self::Ip, KeyKind::External(_)) => "an IP allow-list binds API keys alone".to_owned(),
+            (Self::GeoDeny | Self::GeoAllow, KeyKind::External(of)) if !of.geo.is_empty() => {
+                rules("the key has rules from where it may be used", from())
+            }
+            (Self::GeoDeny | Self::GeoAllow, _) => "the key may be used from anywhere".to_owned(),
+            (Self::DeviceDeny | Self::DeviceAllow, KeyKind::External(of))
+                if !of.devices.is_empty() =>
+            {
+                let device = match question.device {
+                    None => "no device is given".to_owned(),
+                    Some(_) => "asked for the one that is given".to_owned(),
+                };
+                rules("the key has rules from which devices it may be used", device)
+            }
+            (Self::DeviceDeny | Self::DeviceAllow, _) => {
+                "the key may be used from any device".to_owned()
+            }
+            (Self::Authorization, _) if question.application_id.is_empty() => {
+                "no application is asked for".to_owned()
+            }
+            (Self::Authorization, _) => {
+                format!("the application \"{}\" is not authorized", question.application_id)
+            }
+            (Self::Permissions, kind) => {
+                let lacks = |permission: &&String| match kind {
+                    KeyKind::Api(grants) => !grants.grants(permission),
+                    KeyKind::External(_) => true,
+                };
+                list_of(question.required_permissions.iter().filter(lacks), "permissions")
+            }
+            (Self::Scopes, _) => list_of(question.required_scopes.iter(), "scopes"),
         }
     }
+}
 
-    fn verdict(key: &ResolvedKey, state: TenantState, permissions: &[&str]) -> VerifyCode {
-        let standing = Standing { state, trial_expire_time: None, locks: Vec::new() };
-        verdict_in(key, &standing, permissions)
-    }
-
-    fn verdict_in(key: &ResolvedKey, tenant: &Standing, permissions: &[&str]) -> VerifyCode {
-        let required = permissions.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
-        code(&checks(
-            key,
-            Some(tenant),
-            &Enforced::default(),
-            &Question {
-                environment: "production",
-                client_ip: None,
-                required_permissions: &required,
-                now: DateTime::UNIX_EPOCH + TimeDelta::days(1),
-            },
-        ))
-    }
-
-    #[test]
-    fn a_good_key_is_valid() {
-        assert_eq!(verdict(&key(), TenantState::Active, &["TENANTS:VIEW"]), VerifyCode::Valid);
-    }
-
-    #[test]
-    fn the_first_failure_is_the_code() {
-        let past = Some(DateTime::UNIX_EPOCH);
-        let mut bad = ResolvedKey {
-            revoke_time: past,
-            expire_time: past,
-            environment: Some("sod".into()),
-            ..key()
-        };
-        let told = |key: &ResolvedKey| verdict(key, TenantState::Deleted, &["KEYS:ADD"]);
-
-        assert_eq!(told(&bad), VerifyCode::Revoked);
-        bad.revoke_time = None;
-        assert_eq!(told(&bad), VerifyCode::Expired);
-        bad.expire_time = None;
-        assert_eq!(told(&bad), VerifyCode::WrongEnvironment);
-        bad.environment = None;
-        assert_eq!(told(&bad), VerifyCode::TenantInactive);
-        assert_eq!(
-            verdict(&bad, TenantState::Active, &["KEYS:ADD"]),
-            VerifyCode::InsufficientPermission
-        );
-    }
-
-    /// 3-22, 3-14: what holds at one time may not hold at the next.
-    #[test]
-    fn a_lock_and_a_trial_bind_as_far_and_as_long_as_they_say() {
-        let now = DateTime::UNIX_EPOCH + TimeDelta::days(1);
-        let told = |lock, end, permissions: &[&str]| {
-            let locks = vec![(LockMode::ReadOnly, Some(DateTime::UNIX_EPOCH)), (lock, end)];
-            let state = TenantState::Active;
-            verdict_in(&key(), &Standing { state, trial_expire_time: None, locks }, permissions)
-        };
-
-        let later = Some(now + TimeDelta::seconds(1));
-        assert_eq!(told(LockMode::Full, later, &[]), VerifyCode::TenantLocked);
-        assert_eq!(told(LockMode::Full, Some(now), &[]), VerifyCode::Valid);
-        assert_eq!(told(LockMode::ReadOnly, None, &["TENANTS:VIEW"]), VerifyCode::Valid);
-        assert_eq!(told(LockMode::ReadOnly, None, &["TENANTS:EDIT"]), VerifyCode::TenantLocked);
-        let on_trial = |end| {
-            let standing = Standing {
-                state: TenantState::Active,
-                trial_expire_time: Some(end),
-                locks: Vec::new(),
-            };
-            verdict_in(&key(), &standing, &[])
-        };
-        assert_eq!(on_trial(now + TimeDelta::seconds(1)), VerifyCode::Valid);
-        assert_eq!(on_trial(now), VerifyCode::TenantInactive);
-    }
-
-    #[test]
-    fn a_permission_that_does_not_exist_is_never_granted() {
-        assert_eq!(
-            verdict(&key(), TenantState::Active, &["TENANTS:FLY"]),
-            VerifyCode::InsufficientPermission
-        );
+fn list_of<'a>(missing: impl Iterator<Item = &'a String>, what: &str) -> String {
+    let missing = missing.map(String::as_str).collect::<Vec<_>>();
+    if missing.is_empty() {
+        format!("all required {what} are granted")
+    } else {
+        format!("not granted: {}", missing.join(", "))
     }
 }

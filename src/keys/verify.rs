@@ -1,21 +1,47 @@
 //! Whether keys are good: the methods that tell.
 
+use std::{net::IpAddr, sync::Arc, time::Duration};
+
+use chrono::{DateTime, Utc};
+use futures_util::future::try_join_all;
+use sha2::{Digest as _, Sha256};
+use tokio::time::Instant;
+
 use super::{
-    model::{ResolvedKey, is_secret_of, roles_named},
-    roles::permissions_of,
-    secret,
-    store::{self, Resolved, ResolvedTenant},
-    verdict::{self, Check, Question},
+    app_keys::effective,
+    cache::Answer,
+    known::{KeyKind, Known},
+    meter::{MeteredKey, Taken},
+    roles::Role,
+    rules::Device,
+    secret::{self, Malformed},
+    verdict::{self, Outcome, Question},
 };
 use crate::{
     allowlist::model::address,
-    db::{Role as DatabaseRole, Scope},
+    db::Scope,
     error::{Error, Result},
     pb::{self, VerifyCode},
+    revision::Revision,
     rpc::Call,
     server::Shared,
-    wire::timestamp,
+    wire::{Fields, id, struct_of_json, text, timestamp},
 };
+
+/// How many keys one call verifies.
+const BATCH_MAX: usize = 100;
+
+/// How many permissions or scopes one verification asks for.
+const REQUIRED_MAX: usize = 100;
+
+const NAME_MAX: usize = 80;
+const USER_AGENT_MAX: usize = 1_024;
+
+/// How long the text of a key is that was made elsewhere.
+const FOREIGN_TEXT_MAX: usize = 4_096;
+
+/// How long a node that is not as far as a caller asks for waits to get there by itself.
+const REVISION_WAIT: Duration = Duration::from_millis(50);
 
 /// Tells whether a key is good.
 ///
@@ -27,25 +53,9 @@ pub async fn verify(
     call: &Call,
     request: &pb::VerifyKeyRequest,
 ) -> Result<pb::VerifyKeyResponse> {
-    let environment =
-        crate::wire::id(&request.environment).map_err(|why| Error::invalid("environment", why))?;
-    let client_ip = match &*request.client_ip {
-        "" => None,
-        ip => Some(address(ip).map_err(|why| Error::invalid("client_ip", why))?),
-    };
-    let question = Question {
-        environment: &environment,
-        client_ip,
-        required_permissions: &request.required_permissions,
-        now: shared.clock.now(),
-    };
+    let asked = Asked::read(request, "")?;
 
-    let found = resolve(shared, call, &request.key).await?;
-
-    Ok(match found {
-        Ok(resolved) => answer(shared, resolved, &question, request.explain),
-        Err(why) => not_found(why, request.explain),
-    })
+    verify_one(shared, call, &asked).await
 }
 
 /// Tells whether each of several keys is good.
@@ -54,81 +64,353 @@ pub async fn verify(
 ///
 /// What the method says.
 pub async fn batch(
-    _shared: &Shared,
-    _call: &Call,
-    _request: &pb::BatchVerifyKeysRequest,
-) -> Result<pb::BatchVerifyKeysResponse> {
-    Err(Error::MethodUnknown)
-}
-
-/// Finds the key that a text is of, if the caller's scope covers it; else why not.
-async fn resolve(shared: &Shared, call: &Call, text: &str) -> Result<Result<Resolved, String>> {
-    let master = &shared.master;
-    let parsed = match secret::parse(master, text) {
-        Ok(parsed) => parsed,
-        Err(malformed) => return Ok(Err(malformed.to_string())),
-    };
-    let mut transaction = shared.database.begin_as(DatabaseRole::Verifier, call.deadline).await?;
-    let found = store::resolve(transaction.conn(), parsed.key_ref).await?;
-    transaction.commit().await?;
-
-    let unknown = || "no such key within the scope of the caller".to_owned();
-    Ok(found
-        .filter(|found| is_secret_of(master, &found.key, &parsed.secret))
-        .filter(|found| covers(&call.scope, &found.key, found.tenant.as_ref()))
-        .ok_or_else(unknown))
-}
-
-fn answer(
     shared: &Shared,
-    resolved: Resolved,
-    question: &Question<'_>,
-    explain: bool,
+    call: &Call,
+    request: &pb::BatchVerifyKeysRequest,
+) -> Result<pb::BatchVerifyKeysResponse> {
+    let number = request.requests.len();
+    if !(1..=BATCH_MAX).contains(&number) {
+        let why = format!("are {number}, and must be 1 to {BATCH_MAX}");
+        return Err(Error::invalid("requests", why));
+    }
+    let read = |(place, one)| Asked::read(one, &format!("requests[{place}]."));
+    let asked = request.requests.iter().enumerate().map(read).collect::<Result<Vec<_>>>()?;
+
+    let responses = try_join_all(asked.iter().map(|one| verify_one(shared, call, one))).await?;
+
+    Ok(pb::BatchVerifyKeysResponse { responses })
+}
+
+/// What a caller asks of a key.
+struct Asked<'a> {
+    request: &'a pb::VerifyKeyRequest,
+    client_ip: Option<IpAddr>,
+    device: Option<Device>,
+    at_least: Option<Revision>,
+}
+
+impl<'a> Asked<'a> {
+    /// Reads a request whose fields stand behind a prefix.
+    fn read(request: &'a pb::VerifyKeyRequest, prefix: &str) -> Result<Self> {
+        let mut fields = Fields::default();
+        if let Err(why) = id(&request.environment) {
+            fields.refuse(&format!("{prefix}environment"), why);
+        }
+        let client_ip = match &*request.client_ip {
+            "" => None,
+            ip => match address(ip) {
+                Ok(ip) => Some(ip),
+                Err(why) => {
+                    fields.refuse(&format!("{prefix}client_ip"), why);
+                    None
+                }
+            },
+        };
+        let device = match &request.device {
+            Some(device) => Device::read(Some(device), "", prefix, &mut fields),
+            // Only of keys whose rules ask for it is it read out of what the client says.
+            None if request.user_agent.is_empty() => None,
+            None => {
+                if request.user_agent.chars().count() > USER_AGENT_MAX {
+                    let why = format!("has more than {USER_AGENT_MAX} characters");
+                    fields.refuse(&format!("{prefix}user_agent"), why);
+                }
+                None
+            }
+        };
+        for (name, value) in
+            [("application_id", &request.application_id), ("service_name", &request.service_name)]
+        {
+            if let Err(why) = text(value, 0, NAME_MAX) {
+                fields.refuse(&format!("{prefix}{name}"), why);
+            }
+        }
+        for (name, list) in [
+            ("required_permissions", &request.required_permissions),
+            ("required_scopes", &request.required_scopes),
+        ] {
+            if list.len() > REQUIRED_MAX {
+                let why =
+                    format!("are {}, of which at most {REQUIRED_MAX} are allowed", list.len());
+                fields.refuse(&format!("{prefix}{name}"), why);
+            }
+        }
+        let at_least = match &*request.min_revision {
+            "" => None,
+            revision => match revision.parse() {
+                Ok(revision) => Some(revision),
+                Err(why) => {
+                    fields.refuse(&format!("{prefix}min_revision"), format!("{why}"));
+                    None
+                }
+            },
+        };
+        fields.finish()?;
+        Ok(Self { request, client_ip, device, at_least })
+    }
+}
+
+async fn verify_one(
+    shared: &Shared,
+    call: &Call,
+    asked: &Asked<'_>,
+) -> Result<pb::VerifyKeyResponse> {
+    for _ in 0..ATTEMPTS {
+        if let Some(response) = attempt(shared, call, asked).await? {
+            return Ok(response);
+        }
+    }
+    Err(Error::DatabaseAway("the limits of the key change all the time".into()))
+}
+
+/// Verifies a key; nothing where its limits were changed meanwhile.
+async fn attempt(
+    shared: &Shared,
+    call: &Call,
+    asked: &Asked<'_>,
+) -> Result<Option<pb::VerifyKeyResponse>> {
+    let request = asked.request;
+    let now = shared.clock.now();
+    let (answer, sha256) = match find(shared, call, asked).await? {
+        Ok(found) => found,
+        Err(malformed) => {
+            return Ok(Some(not_found(&malformed.to_string(), None, request.explain)));
+        }
+    };
+    let is_within = |known: &Arc<Known>| {
+        known.has_secret(&shared.master, &sha256, now) && covers(&call.scope, known)
+    };
+    let Some(known) = answer.known.clone().filter(is_within) else {
+        let why = "no such key within the scope of the caller";
+        return Ok(Some(not_found(why, answer.revision.as_deref(), request.explain)));
+    };
+
+    let said = match (&known.kind, &asked.device) {
+        (KeyKind::External(of), None) if !of.devices.is_empty() => {
+            Device::of_user_agent(&request.user_agent)
+        }
+        _ => None,
+    };
+    let question = Question {
+        environment: &request.environment,
+        client_ip: asked.client_ip,
+        device: asked.device.as_ref().or(said.as_ref()),
+        application_id: &request.application_id,
+        required_permissions: &request.required_permissions,
+        required_scopes: &request.required_scopes,
+        now,
+    };
+    let failure = verdict::failure(&known, &question);
+    let spent = match failure {
+        None => spend(shared, &known, call.deadline).await?,
+        Some(_) => None,
+    };
+    if spent == Some(Spent::Nothing) {
+        shared.keys.drop_key(known.key_ref);
+        return Ok(None);
+    }
+    let code = failure.or(spent.and_then(Spent::code)).unwrap_or(VerifyCode::Valid);
+    // A machine that was put to sleep amid this call may have slept through a revocation.
+    if answer.lease.is_some() && !shared.keys.lease().holds() {
+        return Err(Error::DatabaseAway("the lease ran out amid the call".into()));
+    }
+    if code == VerifyCode::Valid {
+        let tenant = known.owner.tenant.as_ref().map(|tenant| tenant.uid);
+        shared.usage.note(known.key_ref, tenant, now);
+    }
+
+    let mut response = told(&known, &answer, code, request, now);
+    response.retry_after = spent.and_then(Spent::retry_after).map(duration);
+    if request.explain {
+        let mut outcomes = verdict::explain(&known, &question);
+        outcomes.extend(explain_limits(&known, spent));
+        response.checks = outcomes.into_iter().map(Into::into).collect();
+    }
+    Ok(Some(response))
+}
+
+/// Finds what is known of a key, and the SHA-256 by which its secret is compared; or why its text is that of no
+/// key.
+async fn find(
+    shared: &Shared,
+    call: &Call,
+    asked: &Asked<'_>,
+) -> Result<Result<(Answer, [u8; 32]), Malformed>> {
+    let at_least = asked.at_least.as_ref();
+    let parsed = secret::parse(&shared.master, &asked.request.key);
+    if let (Some(revision), Ok(_) | Err(Malformed::Form)) = (at_least, &parsed) {
+        let until = (Instant::now() + REVISION_WAIT).min(call.deadline);
+        shared.keys.reaches(revision, until).await;
+    }
+    match parsed {
+        Ok(parsed) => {
+            let answer = shared.keys.find(parsed.key_ref, at_least, call.deadline).await?;
+            Ok(Ok((answer, parsed.secret.sha256())))
+        }
+        // Perhaps of a key that was made elsewhere; what only looks like one of ours is none.
+        Err(Malformed::Form) if (1..=FOREIGN_TEXT_MAX).contains(&asked.request.key.len()) => {
+            let sha256 = Sha256::digest(&asked.request.key).into();
+            let answer = shared.keys.find_by_hash(&sha256, at_least, call.deadline).await?;
+            if answer.known.is_none() { Ok(Err(Malformed::Form)) } else { Ok(Ok((answer, sha256))) }
+        }
+        Err(malformed) => Ok(Err(malformed)),
+    }
+}
+
+/// What came of using up a key that has limits.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Spent {
+    /// The limits are not those of the key any more.
+    Nothing,
+    Granted,
+    RateLimited(Duration),
+    UsageExceeded(Option<Duration>),
+}
+
+impl Spent {
+    fn code(self) -> Option<VerifyCode> {
+        match self {
+            Self::Nothing | Self::Granted => None,
+            Self::RateLimited(_) => Some(VerifyCode::RateLimited),
+            Self::UsageExceeded(_) => Some(VerifyCode::UsageExceeded),
+        }
+    }
+
+    fn retry_after(self) -> Option<Duration> {
+        match self {
+            Self::Nothing | Self::Granted => None,
+            Self::RateLimited(after) => Some(after),
+            Self::UsageExceeded(after) => after,
+        }
+    }
+}
+
+/// How often a key is read anew whose limits have just been changed, which this node is about to hear of.
+const ATTEMPTS: usize = 3;
+
+/// Uses a key up by one; nothing where it has no limits.
+async fn spend(shared: &Shared, known: &Known, deadline: Instant) -> Result<Option<Spent>> {
+    let Some((limits, limits_version)) = known.limits.as_deref() else {
+        return Ok(None);
+    };
+    let key = MeteredKey {
+        key_ref: known.key_ref,
+        tenant_uid: known.owner.tenant.as_ref().map(|tenant| tenant.uid),
+        limits,
+        limits_version: *limits_version,
+    };
+    Ok(Some(match shared.meter.take(&shared.database, key, deadline).await? {
+        Taken::Granted => Spent::Granted,
+        Taken::RateLimited { retry_after } => Spent::RateLimited(retry_after),
+        Taken::UsageExceeded { retry_after } => Spent::UsageExceeded(retry_after),
+        Taken::Unknown => return Ok(Some(Spent::Nothing)),
+    }))
+}
+
+fn explain_limits(known: &Known, spent: Option<Spent>) -> [Outcome; 2] {
+    let limits = known.limits.as_deref().map(|(limits, _)| *limits).unwrap_or_default();
+    let code = spent.and_then(Spent::code);
+    let outcome = |name, failure, is_limited| {
+        let passed = code != Some(failure);
+        let words = match (is_limited, passed, spent) {
+            (false, ..) => "used any number of times",
+            (true, false, _) => "used as often as the key allows",
+            (true, true, Some(Spent::Granted)) => "used up by one",
+            (true, true, _) => "not used up, since another check failed",
+        };
+        Outcome { name, code: failure, passed, message: words.to_owned() }
+    };
+    [
+        outcome("rate", VerifyCode::RateLimited, limits.rate.is_some()),
+        outcome("credits", VerifyCode::UsageExceeded, limits.credits.is_some()),
+    ]
+}
+
+/// What there is to say of a key that was found.
+fn told(
+    known: &Known,
+    answer: &Answer,
+    code: VerifyCode,
+    request: &pb::VerifyKeyRequest,
+    now: DateTime<Utc>,
 ) -> pb::VerifyKeyResponse {
-    let Resolved { key, tenant, allowlist } = resolved;
-    let standing = tenant.as_ref().map(|tenant| &tenant.standing);
-    let checks = verdict::checks(&key, standing, &allowlist, question);
-    let code = verdict::code(&checks);
-    let lock = tenant.as_ref().and_then(|tenant| tenant.standing.lock(question.now));
-    let id = secret::KeyRef { route: key.route, number: key.number };
-    let roles = roles_named(&key.roles);
-    let (tenant_id, uid) =
-        tenant.map(|tenant| (tenant.tenant_id, tenant.uid.to_string())).unwrap_or_default();
-    pb::VerifyKeyResponse {
-        valid: code == VerifyCode::Valid,
+    let valid = code == VerifyCode::Valid;
+    let tenant = known.owner.tenant.as_ref();
+    let is_locked = || tenant.is_some_and(|tenant| tenant.standing.lock(now).is_some());
+    let until_change = known.changes_at(now).and_then(|instant| (instant - now).to_std().ok());
+    let at_most = |time: Duration| until_change.map_or(time, |until| until.min(time));
+    // Of what is limited each use counts.
+    let kept = answer.lease.filter(|_| known.limits.is_none()).map_or(Duration::ZERO, at_most);
+    let mut response = pb::VerifyKeyResponse {
+        valid,
         code: code.into(),
-        account_id: key.account_id.unwrap_or_default(),
-        tenant_id,
-        tenant_uid: uid,
-        environment: key.environment.unwrap_or_default(),
-        credential_kind: pb::CredentialKind::ApiKey.into(),
-        credential_id: id.public_id(&shared.master).to_string(),
-        roles: roles.iter().map(|role| role.id.to_owned()).collect(),
-        permissions: permissions_of(&roles).into_iter().map(str::to_owned).collect(),
-        read_only: code == VerifyCode::Valid && lock.is_some(),
-        expire_time: key.expire_time.map(timestamp),
-        checks: if explain { checks.into_iter().map(Into::into).collect() } else { vec![] },
+        account_id: known.owner.account_id.clone().unwrap_or_default(),
+        tenant_id: tenant.map(|tenant| tenant.tenant_id.clone()).unwrap_or_default(),
+        tenant_uid: tenant.map(|tenant| tenant.uid.to_string()).unwrap_or_default(),
+        environment: known.environment.as_deref().unwrap_or_default().to_owned(),
+        credential_id: known.id.to_string(),
+        read_only: valid && is_locked(),
+        expire_time: known.expire_time.map(timestamp),
+        cache_ttl: Some(duration(kept)),
+        revision: answer.revision.as_deref().unwrap_or_default().to_owned(),
         ..Default::default()
+    };
+    match &known.kind {
+        KeyKind::Api(grants) => {
+            response.credential_kind = pb::CredentialKind::ApiKey.into();
+            response.roles = grants.roles.iter().map(|role: &&Role| role.id.to_owned()).collect();
+            response.permissions = grants.permissions().map(str::to_owned).collect();
+        }
+        KeyKind::External(external) => {
+            let app = &external.app;
+            response.credential_kind = pb::CredentialKind::ExternalKey.into();
+            response.installation_id.clone_from(&app.installation_id);
+            response.product_code.clone_from(&app.product_code);
+            response.package_code.clone_from(&app.package_code);
+            if !kept.is_zero() {
+                let hours = u64::try_from(app.ttl_hours).unwrap_or(0);
+                response.watched_cache_ttl = Some(duration(at_most(Duration::from_hours(hours))));
+            }
+            if valid && !app.config.is_null() {
+                response.config = struct_of_json(effective(&app.config, &request.service_name));
+            }
+        }
+    }
+    response
+}
+
+fn duration(duration: Duration) -> prost_types::Duration {
+    prost_types::Duration {
+        seconds: i64::try_from(duration.as_secs()).unwrap_or(i64::MAX),
+        nanos: duration.subsec_nanos().cast_signed(),
     }
 }
 
 /// Whether a verifier's scope covers a key: one that it does not cover does not exist for it.
-fn covers(scope: &Scope, key: &ResolvedKey, tenant: Option<&ResolvedTenant>) -> bool {
+fn covers(scope: &Scope, known: &Known) -> bool {
+    let tenant = known.owner.tenant.as_ref();
     match scope {
         Scope::System => true,
-        Scope::Account(account) => key.account_id.as_ref() == Some(account),
-        Scope::Tenant(uid) => key.tenant_uid == Some(*uid),
-        Scope::Provider(uid) => tenant
-            .is_some_and(|tenant| tenant.uid == *uid || tenant.ancestors.contains(&Some(*uid))),
+        Scope::Account(account) => known.owner.account_id.as_ref() == Some(account),
+        Scope::Tenant(uid) => tenant.is_some_and(|tenant| tenant.uid == *uid),
+        Scope::Provider(uid) => {
+            tenant.is_some_and(|tenant| tenant.uid == *uid || tenant.ancestors.contains(uid))
+        }
         Scope::Tenants(_) | Scope::Reseller { .. } | Scope::Publisher(_) => false,
     }
 }
 
-fn not_found(why: String, explain: bool) -> pb::VerifyKeyResponse {
-    let check = Check { name: "found", code: VerifyCode::NotFound, passed: false, message: why };
+fn not_found(why: &str, revision: Option<&str>, explain: bool) -> pb::VerifyKeyResponse {
+    let found = || Outcome {
+        name: "found",
+        code: VerifyCode::NotFound,
+        passed: false,
+        message: why.to_owned(),
+    };
     pb::VerifyKeyResponse {
         code: VerifyCode::NotFound.into(),
-        checks: if explain { vec![check.into()] } else { vec![] },
+        revision: revision.unwrap_or_default().to_owned(),
+        checks: if explain { vec![found().into()] } else { vec![] },
         ..Default::default()
     }
 }

@@ -7,7 +7,7 @@ use super::{
     master::MasterKey,
     model::{ApiKey, KeyRecord, KeyScope, KeyState},
     roles::{MULTI_BACKEND_ADMIN, RESELLER, ROLES, Role},
-    verdict::Check,
+    verdict::Outcome,
 };
 use crate::{
     error::{Error, Result},
@@ -272,8 +272,8 @@ impl From<&'static Role> for pb::Role {
     }
 }
 
-impl From<Check> for pb::VerifyCheck {
-    fn from(Check { name, code, passed, message }: Check) -> Self {
+impl From<Outcome> for pb::VerifyCheck {
+    fn from(Outcome { name, code, passed, message }: Outcome) -> Self {
         Self { check: name.to_owned(), passed, code: code.into(), message }
     }
 }

@@ -29,16 +29,18 @@ use super::{
 use crate::{
     allowlist::model::Enforced,
     clock::Clock,
-    db::{Database, Role as DatabaseRole, Scope},
+    db::{Database, Scope},
     directory,
     error::{Error, Kind, Result, Violation},
     keys::{
         self,
+        cache::KeyCache,
+        known::{ApiGrants, KeyKind, Known},
         master::MasterKey,
-        model::{KeyScope, KeyState, ResolvedKey, roles_named, state},
+        model::KeyScope,
         roles::{RESELLER, Role},
         secret::KeyRef,
-        store::{Resolved, ResolvedTenant},
+        usage::Usage,
     },
     pb::ErrorReason,
     purge,
@@ -50,8 +52,12 @@ use crate::{
 
 /// What the layer needs.
 pub struct Identifier {
-    /// Resolves keys and names.
+    /// Finds what the metadata names.
     pub database: Database,
+    /// Knows keys.
+    pub keys: Arc<KeyCache>,
+    /// Notes that keys are used.
+    pub usage: Arc<Usage>,
     /// Reads keys.
     pub master: Arc<MasterKey>,
     /// Tells whether a key has expired.
@@ -115,7 +121,8 @@ impl Identifier {
         let account = named(headers, "x-account-id")?;
         let tenant = named(headers, "x-tenant-id")?;
 
-        let (caller, standing, allowlist) = self.caller(headers, observed).await?;
+        let (caller, known) = self.caller(headers, observed).await?;
+        let (standing, allowlist) = (standing_of(&known), &known.owner.allowlist);
         let mut call = Call {
             correlation_id: observed.correlation_id.clone(),
             deadline: observed.deadline,
@@ -126,11 +133,10 @@ impl Identifier {
             scope: caller.own_scope(),
             caller,
         };
-        let checked =
-            match self.check(&mut call, method, (account, tenant), &allowlist, standing.as_ref()) {
-                Ok(()) => self.resolve(&mut call, method, account, tenant).await,
-                refused => refused,
-            };
+        let checked = match self.check(&mut call, method, (account, tenant), allowlist, standing) {
+            Ok(()) => self.resolve(&mut call, method, account, tenant).await,
+            refused => refused,
+        };
         // For the log and the answer, of refusals too.
         let span = tracing::Span::current();
         span.record("key.id", tracing::field::display(call.caller.key_id));
@@ -188,9 +194,9 @@ impl Identifier {
     ) -> Result<Call> {
         let Earlier { method, key_id, account, tenant, correlation_id } = earlier;
         let key_ref = KeyRef::from_public_id(key_id, &self.master);
-        let found = self.resolve_key(key_ref, deadline).await?;
+        let known = self.resolve_key(key_ref, deadline).await?;
         let unknown_bearer = SecretString::from(self.clock.uuid().to_string());
-        let (caller, standing) = caller_of(found.key, found.tenant, key_id, unknown_bearer);
+        let caller = Arc::new(caller_of(&known, unknown_bearer)?);
         let mut call = Call {
             correlation_id: correlation_id.to_owned(),
             deadline,
@@ -202,24 +208,18 @@ impl Identifier {
             caller,
         };
         compare(&call.caller, account, tenant)?;
-        if client.is_some_and(|client| !found.allowlist.admits(client.ip)) {
+        if client.is_some_and(|client| !known.owner.allowlist.admits(client.ip)) {
             return Err(Error::IpNotAllowed(call.client.ip));
         }
-        self.check_right(&mut call, method, standing.as_ref())?;
+        self.check_right(&mut call, method, standing_of(&known))?;
         self.resolve(&mut call, method, account, tenant).await?;
         Ok(call)
     }
 
-    /// Finds a key that is neither expired nor revoked.
-    async fn resolve_key(&self, key_ref: KeyRef, deadline: Instant) -> Result<Resolved> {
-        let mut transaction = self.database.begin_as(DatabaseRole::Verifier, deadline).await?;
-        let found = keys::store::resolve(transaction.conn(), key_ref).await?;
-        transaction.commit().await?;
-        found
-            .filter(|Resolved { key, .. }| {
-                state(key.revoke_time, key.expire_time, self.clock.now()) == KeyState::Active
-            })
-            .ok_or(Error::Unauthenticated)
+    /// Finds a key that works.
+    async fn resolve_key(&self, key_ref: KeyRef, deadline: Instant) -> Result<Arc<Known>> {
+        let found = self.keys.find(key_ref, None, deadline).await?.known;
+        found.filter(|known| known.is_good(self.clock.now())).ok_or(Error::Unauthenticated)
     }
 
     /// Checks that what the call acts on is named, where the operator wants it so (4-01). A call that may
@@ -252,18 +252,19 @@ impl Identifier {
         &self,
         headers: &HeaderMap,
         observed: &Observed,
-    ) -> Result<(Caller, Option<Standing>, Enforced)> {
+    ) -> Result<(Arc<Caller>, Arc<Known>)> {
         let text = bearer(headers).ok_or(Error::Unauthenticated)?;
         let parsed = keys::secret::parse(&self.master, text).map_err(|_| Error::Unauthenticated)?;
 
-        let Resolved { key, tenant, allowlist } =
-            self.resolve_key(parsed.key_ref, observed.deadline).await?;
-        if !keys::model::is_secret_of(&self.master, &key, &parsed.secret) {
+        let known = self.resolve_key(parsed.key_ref, observed.deadline).await?;
+        let sha256 = parsed.secret.sha256();
+        if !known.has_secret(&self.master, &sha256, self.clock.now()) {
             return Err(Error::Unauthenticated);
         }
-        let key_id = parsed.key_ref.public_id(&self.master);
-        let (caller, standing) = caller_of(key, tenant, key_id, SecretString::from(text));
-        Ok((caller, standing, allowlist))
+        let caller = caller_of(&known, SecretString::from(text))?;
+        let tenant = known.owner.tenant.as_ref().map(|tenant| tenant.uid);
+        self.usage.note(known.key_ref, tenant, self.clock.now());
+        Ok((Arc::new(caller), known))
     }
 
     /// Puts the account and the tenant that the metadata names into the call, if they are within the
@@ -305,32 +306,33 @@ impl Identifier {
     }
 }
 
-/// Whose key it is, and whether the key's tenant lets it work.
-fn caller_of(
-    key: ResolvedKey,
-    tenant: Option<ResolvedTenant>,
-    key_id: Uuid,
-    bearer: SecretString,
-) -> (Caller, Option<Standing>) {
-    let standing = tenant.as_ref().map(|tenant| tenant.standing.clone());
-    let caller = Caller {
-        key_id,
+/// Whose key it is. Only API keys call.
+fn caller_of(known: &Known, bearer: SecretString) -> Result<Caller> {
+    let KeyKind::Api(ApiGrants { scope, roles, reseller_id, backend_ids, .. }) = &known.kind else {
+        return Err(Error::Unauthenticated);
+    };
+    Ok(Caller {
+        key_id: known.id,
         bearer,
-        scope: key.scope,
-        account: key.account_id,
-        tenant: tenant.map(|tenant| TenantOfCall {
+        scope: *scope,
+        account: known.owner.account_id.clone(),
+        tenant: known.owner.tenant.as_ref().map(|tenant| TenantOfCall {
             uid: tenant.uid,
-            tenant_id: tenant.tenant_id,
-            account_id: tenant.account_id,
+            tenant_id: tenant.tenant_id.clone(),
+            account_id: tenant.account_id.clone(),
             named: false,
         }),
-        reseller: key.reseller_id,
-        backends: key.backend_ids.into_iter().flatten().collect(),
-        environment: key.environment,
-        expire_time: key.expire_time,
-        roles: roles_named(&key.roles),
-    };
-    (caller, standing)
+        reseller: reseller_id.clone(),
+        backends: backend_ids.clone(),
+        environment: known.environment.as_deref().map(str::to_owned),
+        expire_time: known.expire_time,
+        roles: roles.clone(),
+    })
+}
+
+/// Whether the key's tenant lets it work.
+fn standing_of(known: &Known) -> Option<&Standing> {
+    known.owner.tenant.as_ref().map(|tenant| &tenant.standing)
 }
 
 /// Reads the key from `authorization: Bearer <key>`.

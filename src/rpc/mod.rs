@@ -9,6 +9,8 @@ pub mod mutate;
 pub mod observe;
 pub mod permit;
 
+use std::sync::Arc;
+
 use chrono::{DateTime, Utc};
 use secrecy::SecretString;
 use tokio::time::Instant;
@@ -35,7 +37,7 @@ pub struct Call {
     /// Where it comes from.
     pub client: client::Client,
     /// Whose key it carries.
-    pub caller: Caller,
+    pub caller: Arc<Caller>,
     /// The account that it acts on, where it has one.
     pub account: Option<String>,
     /// The tenant that it acts on, where it has one.

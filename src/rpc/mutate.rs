@@ -23,7 +23,10 @@ use crate::{
     db::{Database, Role, Transaction},
     error::{Error, Kind, Result},
     events::outbox,
-    keys::master::MasterKey,
+    keys::{
+        cache::{KeyCache, News},
+        master::MasterKey,
+    },
     schema::idempotency_records,
     sealed::Cipher,
     wire,
@@ -56,6 +59,8 @@ pub struct Mutator {
     pub clock: Arc<Clock>,
     /// How long answers are kept for repetition.
     pub retention: Duration,
+    /// What this node knows of keys: it hears of its own changes at once.
+    pub keys: Arc<KeyCache>,
 }
 
 /// A change under way: its transaction, and what it needs to know.
@@ -66,6 +71,8 @@ pub struct Change<'a> {
     pub now: DateTime<Utc>,
     clock: &'a Clock,
     transaction: Transaction,
+    /// What was recorded that may change what holds for keys.
+    news: Vec<News>,
 }
 
 impl Change<'_> {
@@ -139,6 +146,7 @@ impl Change<'_> {
         event: outbox::Event<'_>,
         before: &[Option<Uuid>],
     ) -> Result<()> {
+        self.hear(&event);
         let id = self.uuid();
         let actor = self.call.actor();
         let origin = origin(self.call, &actor);
@@ -155,10 +163,27 @@ impl Change<'_> {
         tenant: (Uuid, &str),
         events: Vec<outbox::Event<'_>>,
     ) -> Result<()> {
+        for event in &events {
+            self.hear(event);
+        }
         let events = events.into_iter().map(|event| (self.uuid(), event)).collect();
         let actor = self.call.actor();
         let origin = origin(self.call, &actor);
         outbox::append_all(self.transaction.conn(), origin, self.now, tenant, events).await
+    }
+}
+
+impl Change<'_> {
+    /// Remembers an event that may change what holds for keys: this node hears of it with the commit.
+    fn hear(&mut self, event: &outbox::Event<'_>) {
+        if News::is_of_verdicts(event.kind) {
+            self.news.push(News {
+                kind: event.kind.to_owned(),
+                account_id: event.account_id.map(str::to_owned),
+                tenant_uid: event.tenant.map(|(uid, _)| uid),
+                resource_id: event.resource_id.to_owned(),
+            });
+        }
     }
 }
 
@@ -219,12 +244,16 @@ impl Mutator {
     {
         let credential = Some(call.caller.key_id);
         let transaction = self.database.begin(&call.scope, credential, call.deadline).await?;
-        let mut change = Change { call, now: self.clock.now(), clock: &self.clock, transaction };
+        let (now, clock, news) = (self.clock.now(), &*self.clock, Vec::new());
+        let mut change = Change { call, now, clock, transaction, news };
         let done = self.run(&mut change, request, act).await;
         match done {
             Ok(answer) if !request.validate_only() => {
-                change.transaction.commit().await?;
-                Ok(answer)
+                let Change { transaction, news, .. } = change;
+                let committed = transaction.commit().await;
+                // Also where nobody knows whether it was: to look up a key once more costs little.
+                self.keys.apply(&news);
+                committed.map(|()| answer)
             }
             done => {
                 // What was refused stays refused, whether or not the connection survives.

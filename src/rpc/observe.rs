@@ -216,6 +216,9 @@ fn log(
         (Some(status), _) => {
             line!(tracing::Level::INFO, error = status.message(), "call refused");
         }
+        (None, _) if Method::find(path).is_some_and(|method| method.quiet) => {
+            line!(tracing::Level::DEBUG, "call");
+        }
         (None, _) => line!(tracing::Level::INFO, "call"),
     }
 }

@@ -148,14 +148,12 @@ impl App {
             .unwrap();
         let metrics = Metrics::new(&settings);
         let sampling = Sampling::new(&settings).unwrap();
-        let shared = Arc::new(Shared::new(pool, master, clock, Arc::new(settings)));
+        let shared = Arc::new(Shared::new(pool, master, clock, Arc::new(settings)).unwrap());
         let (router, _health) = server::router(shared.clone(), metrics, sampling).await.unwrap();
         let address = edge.local_addr();
         let follower = shared.clone();
         tokio::spawn(async move {
-            let Shared { feed, database, clock, settings, .. } = &*follower;
-            let interval = settings.events.poll_interval;
-            feed::run(feed.clone(), database, clock.clone(), interval).await.unwrap();
+            feed::run(follower).await.unwrap();
         });
         let (stop, stopped) = oneshot::channel::<()>();
         tokio::spawn(edge.serve(router, async {

@@ -333,7 +333,7 @@ async fn under_concurrent_changes_each_event_goes_on_where_the_one_before_ended(
 #[tokio::test(flavor = "multi_thread")]
 async fn a_watcher_killed_and_resumed_a_thousand_times_sees_what_was_committed_once() {
     let interval = Duration::from_millis(5);
-    let app = App::start_with(|settings| settings.events.poll_interval = interval).await;
+    let app = App::start_with(|settings| settings.feed.poll_interval = interval).await;
     let root = app.as_root();
     for number in 0..4 {
         root.create(tenant(&format!("t{number}"))).await.unwrap();

@@ -392,7 +392,9 @@ async fn whoever_waits_is_answered_in_time_with_the_latest_state() {
 /// A node beside the one that is called: it shares the database with it, and nothing else.
 fn another_node(app: &App) -> Arc<Shared> {
     let Shared { database, master, clock, settings, .. } = &*app.shared;
-    Arc::new(Shared::new(database.clone(), master.clone(), clock.clone(), settings.clone()))
+    Arc::new(
+        Shared::new(database.clone(), master.clone(), clock.clone(), settings.clone()).unwrap(),
+    )
 }
 
 #[tokio::test]

@@ -94,7 +94,7 @@ fn node_ahead(app: &App) -> Shared {
     let Shared { database, master, settings, .. } = &*app.shared;
     let clock = Arc::new(Clock::default());
     clock.advance(TimeDelta::days(31));
-    Shared::new(database.clone(), master.clone(), clock, settings.clone())
+    Shared::new(database.clone(), master.clone(), clock, settings.clone()).unwrap()
 }
 
 /// 4-07: what a purge takes and what it leaves.

@@ -1,0 +1,635 @@
+//! What a node knows of keys, so that it need not ask for each verification, and never too long.
+//!
+//! - What was read of a key is kept, decoded, up to a number of bytes, and dropped when the feed tells of a
+//!   change of it. What concerns many keys at once, such as a lock on a tenant or on one above it, drops none
+//!   of them: it raises an *epoch* that every key that hangs on the tenant was read at.
+//! - What is missing is read once, however many ask for it at the same time, and together with whatever else
+//!   is missing then, by one statement.
+//! - What is not there is kept for a moment too, in a place of its own, so that guesses push out nothing.
+//! - Nothing of this is answered from but while the node's lease lasts (`nodes`).
+//!
+//! # Why nothing stale is kept
+//!
+//! A reading may be overtaken: it sees a key, the key is revoked, the feed tells of that, and only then the
+//! reading ends. So every piece of news counts up a *generation*, and what was read in an earlier one is
+//! answered to those who asked before, but not kept. Whoever asks after the news does not share a reading
+//! from before it either. Both are decided under one lock with the news itself.
+
+use std::{
+    collections::HashMap,
+    hash::Hash,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use quick_cache::{Weighter, sync::Cache};
+use tokio::{sync::watch, time::Instant};
+use uuid::Uuid;
+
+use super::{
+    known::{App, KeyKind, Known, Owner},
+    master::MasterKey,
+    resolve::{self, Asked},
+    secret::KeyRef,
+};
+use crate::{
+    db::{Database, Resolving},
+    error::{Error, Result},
+    events::kinds::OF_VERDICTS,
+    nodes::{Lease, Moment},
+    revision::{Revision, Snapshot},
+};
+
+/// How many statements that resolve keys run at a time.
+const STATEMENTS_MAX: usize = 2;
+
+/// How many keys one of them resolves.
+const KEYS_MAX: usize = 128;
+
+/// How long the database may take to resolve keys.
+const RESOLVE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How many keys that are not there are remembered, and for how long.
+const MISSING_MAX: usize = 10_000;
+const MISSING_FOR: Duration = Duration::from_secs(2);
+
+/// How many texts of keys that were made elsewhere are remembered by their digest.
+const ALIASES_MAX: usize = 100_000;
+
+/// How large what is known of a key is, about, besides what it shares with others.
+const KEY_BYTES: u64 = 400;
+
+/// How many epochs there may be before those that no key hangs on are cleared away.
+const EPOCHS_SWEEP: usize = 4096;
+
+/// What happened that may change what holds for keys.
+#[derive(Clone, Debug)]
+pub struct News {
+    /// The type of the event.
+    pub kind: String,
+    /// The account that it concerns.
+    pub account_id: Option<String>,
+    /// The tenant that it concerns.
+    pub tenant_uid: Option<Uuid>,
+    /// What it happened to.
+    pub resource_id: String,
+}
+
+impl News {
+    /// Whether a type of events can change what holds for keys.
+    pub fn is_of_verdicts(kind: &str) -> bool {
+        OF_VERDICTS.contains(&kind)
+    }
+}
+
+/// What was answered of a key.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    /// What is known of it; nothing where it is not there.
+    pub known: Option<Arc<Known>>,
+    /// The state that this is of; nothing where nobody knows.
+    pub revision: Option<Arc<str>>,
+    /// How much of the lease was left; nothing where the database was asked without one.
+    pub lease: Option<Duration>,
+}
+
+/// What a node knows of keys.
+pub struct KeyCache {
+    master: Arc<MasterKey>,
+    resolving: Resolving,
+    lease: Lease,
+    kept: Cache<KeyRef, Arc<Kept>, Weigher>,
+    aliases: Cache<[u8; 32], KeyRef>,
+    missing: Cache<Asked, Instant>,
+    /// The state up to which everything was applied.
+    applied: RwLock<Option<Arc<Applied>>>,
+    /// How many polls were applied.
+    polls: watch::Sender<u64>,
+    state: Mutex<State>,
+}
+
+/// A state that was applied.
+struct Applied {
+    snapshot: Snapshot,
+    text: Arc<str>,
+}
+
+/// What is kept of a key.
+struct Kept {
+    known: Arc<Known>,
+    /// What it hangs on, and the sum of the epochs of that when it was read. Epochs only rise.
+    epochs: Box<[Arc<AtomicU64>]>,
+    sum: u64,
+    /// The state that it was read at, and how many polls were applied by then.
+    revision: Option<Arc<str>>,
+    polls: u64,
+}
+
+impl Kept {
+    fn is_current(&self) -> bool {
+        sum(&self.epochs) == self.sum
+    }
+}
+
+fn sum(epochs: &[Arc<AtomicU64>]) -> u64 {
+    epochs.iter().map(|epoch| epoch.load(Ordering::Acquire)).sum()
+}
+
+#[derive(Clone)]
+struct Weigher;
+
+impl Weighter<KeyRef, Arc<Kept>> for Weigher {
+    fn weight(&self, _: &KeyRef, kept: &Arc<Kept>) -> u64 {
+        let own = match &kept.known.kind {
+            KeyKind::Api(grants) => grants.roles.len() * 8 + grants.backend_ids.len() * 48,
+            // What it hangs on is shared, but perhaps with nobody.
+            KeyKind::External(external) => external.bytes,
+        };
+        KEY_BYTES + own as u64
+    }
+}
+
+/// What keys hang on.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Concern {
+    Account(String),
+    Tenant(Uuid),
+    AppKey(String),
+}
+
+#[derive(Default)]
+struct State {
+    /// Counts the news.
+    generation: u64,
+    /// Whether all news since a moment are heard, so that what is read may be kept.
+    follows: bool,
+    flights: HashMap<Asked, Flight>,
+    /// What is to be read next.
+    waiting: Vec<Asked>,
+    /// How many statements run.
+    running: usize,
+    epochs: HashMap<Concern, Arc<AtomicU64>>,
+    owners: HashMap<Uuid, Weak<Owner>>,
+    apps: HashMap<(String, Arc<str>), Weak<App>>,
+    /// Whether there are keys that were made elsewhere, so that texts that are not ours are looked up.
+    has_imported: Option<bool>,
+}
+
+/// A reading under way.
+struct Flight {
+    /// The generation that it was sent in; nothing where it was not sent yet.
+    sent: Option<u64>,
+    done: watch::Sender<Option<Landed>>,
+}
+
+type Landed = Result<Answer, Failed>;
+
+/// Why a reading failed, for all who waited for it.
+#[derive(Clone, Debug)]
+enum Failed {
+    Away(Arc<str>),
+    Fault(Arc<str>),
+}
+
+impl From<Failed> for Error {
+    fn from(failed: Failed) -> Self {
+        match failed {
+            Failed::Away(why) => Self::DatabaseAway(why.as_ref().into()),
+            Failed::Fault(why) => Self::internal(why.as_ref()),
+        }
+    }
+}
+
+impl KeyCache {
+    /// Knows nothing yet, and will know so many bytes.
+    ///
+    /// # Errors
+    ///
+    /// When the pool's own settings contradict each other.
+    pub fn new(
+        database: &Database,
+        master: Arc<MasterKey>,
+        lease: Duration,
+        bytes: u64,
+    ) -> Result<Self> {
+        let keys = usize::try_from(bytes / KEY_BYTES).unwrap_or(usize::MAX);
+        Ok(Self {
+            master,
+            resolving: database.resolving(STATEMENTS_MAX)?,
+            lease: Lease::new(lease),
+            kept: Cache::with_weighter(keys, bytes, Weigher),
+            aliases: Cache::new(ALIASES_MAX),
+            missing: Cache::new(MISSING_MAX),
+            applied: RwLock::new(None),
+            polls: watch::Sender::new(0),
+            state: Mutex::default(),
+        })
+    }
+
+    /// Until when the node trusts what it knows.
+    pub fn lease(&self) -> &Lease {
+        &self.lease
+    }
+
+    /// How many keys it knows.
+    pub fn len(&self) -> usize {
+        self.kept.len()
+    }
+
+    /// Whether it knows none.
+    pub fn is_empty(&self) -> bool {
+        self.kept.is_empty()
+    }
+
+    /// Finds a key by what its text leads to; not older than a revision, where there is one.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::DatabaseAway`] where the node neither knows nor can ask; [`Error::DeadlineExceeded`].
+    pub async fn find(
+        self: &Arc<Self>,
+        key_ref: KeyRef,
+        at_least: Option<&Revision>,
+        deadline: Instant,
+    ) -> Result<Answer> {
+        if let Some(answer) = self.known(key_ref, at_least) {
+            return Ok(answer);
+        }
+        self.read(Asked::Ref(key_ref), at_least, deadline).await
+    }
+
+    /// As [`KeyCache::find`], by the SHA-256 of a text that was made elsewhere.
+    ///
+    /// # Errors
+    ///
+    /// As [`KeyCache::find`].
+    pub async fn find_by_hash(
+        self: &Arc<Self>,
+        sha256: &[u8; 32],
+        at_least: Option<&Revision>,
+        deadline: Instant,
+    ) -> Result<Answer> {
+        let nothing = Answer { known: None, revision: self.revision(), lease: self.lease.left() };
+        if self.lease.holds() && at_least.is_none() && self.locked().has_imported == Some(false) {
+            return Ok(nothing);
+        }
+        let versions = self.master.versions().collect::<Vec<_>>();
+        for version in versions.into_iter().rev() {
+            let Some(digest) = self.master.digest_of_sha256(version, sha256) else { continue };
+            let digest = *digest.as_bytes();
+            let known = self.aliases.get(&digest).and_then(|of| self.known(of, at_least));
+            let answer = match known {
+                Some(answer) => answer,
+                None => self.read(Asked::Digest(digest), at_least, deadline).await?,
+            };
+            if let Some(known) = &answer.known {
+                self.aliases.insert(digest, known.key_ref);
+                return Ok(answer);
+            }
+        }
+        Ok(nothing)
+    }
+
+    /// Whether there are keys that were made elsewhere.
+    ///
+    /// # Errors
+    ///
+    /// What the database reports.
+    pub async fn has_imported(&self) -> Result<bool> {
+        self.resolving.run(RESOLVE_TIMEOUT, async |conn| resolve::has_imported(conn).await).await
+    }
+
+    /// The state up to which everything was applied.
+    pub fn revision(&self) -> Option<Arc<str>> {
+        self.applied().map(|applied| applied.text.clone())
+    }
+
+    /// Waits until the node has applied a revision, but not for long; answers whether it has.
+    pub async fn reaches(&self, revision: &Revision, until: Instant) -> bool {
+        let mut polls = self.polls.subscribe();
+        loop {
+            if self.covers(revision) {
+                return true;
+            }
+            match tokio::time::timeout_at(until, polls.changed()).await {
+                Ok(Ok(())) => {}
+                _ => return self.covers(revision),
+            }
+        }
+    }
+
+    fn covers(&self, revision: &Revision) -> bool {
+        self.applied().is_some_and(|applied| applied.snapshot.covers(revision))
+    }
+
+    fn applied(&self) -> Option<Arc<Applied>> {
+        self.applied.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn locked(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What is known of a key without asking.
+    fn known(&self, key_ref: KeyRef, at_least: Option<&Revision>) -> Option<Answer> {
+        let lease = Some(self.lease.left()?);
+        let kept = self.kept.get(&key_ref).filter(|kept| kept.is_current());
+        let Some(kept) = kept else {
+            return self.known_missing(Asked::Ref(key_ref), at_least);
+        };
+        let applied = self.applied()?;
+        if at_least.is_some_and(|revision| !applied.snapshot.covers(revision)) {
+            return None;
+        }
+        // What was read after the last poll began is of a later state than that.
+        let is_newer = *self.polls.borrow() < kept.polls + 2;
+        let revision = kept.revision.clone().filter(|_| is_newer).unwrap_or(applied.text.clone());
+        Some(Answer { known: Some(kept.known.clone()), revision: Some(revision), lease })
+    }
+
+    fn known_missing(&self, asked: Asked, at_least: Option<&Revision>) -> Option<Answer> {
+        let until = self.missing.get(&asked)?;
+        let lease = Some(self.lease.left()?);
+        (at_least.is_none() && Instant::now() < until).then(|| Answer {
+            known: None,
+            revision: self.revision(),
+            lease,
+        })
+    }
+
+    /// Asks the database, together with whoever else asks.
+    async fn read(
+        self: &Arc<Self>,
+        asked: Asked,
+        at_least: Option<&Revision>,
+        deadline: Instant,
+    ) -> Result<Answer> {
+        if let Some(answer) = self.known_missing(asked, at_least) {
+            return Ok(answer);
+        }
+        let mut done = self.board(asked, at_least.is_none());
+        let landed = tokio::time::timeout_at(deadline, done.wait_for(Option::is_some)).await;
+        let landed = landed.map_err(|_| Error::DeadlineExceeded)?;
+        let landed = landed.map_err(|_| Error::internal("a reading of a key was given up"))?;
+        match landed.clone() {
+            Some(landed) => Ok(landed?),
+            None => Err(Error::internal("a reading ended without an answer")),
+        }
+    }
+
+    /// Joins a reading that will see what holds now, or begins one.
+    fn board(self: &Arc<Self>, asked: Asked, may_share: bool) -> watch::Receiver<Option<Landed>> {
+        let mut state = self.locked();
+        let generation = state.generation;
+        // One that was sent already is as good as what is kept: while the node hears what happens.
+        let shares_sent = may_share && state.follows && self.lease.holds();
+        if let Some(flight) = state.flights.get(&asked) {
+            let joins = match flight.sent {
+                None => true,
+                Some(sent) => shares_sent && sent == generation,
+            };
+            if joins {
+                return flight.done.subscribe();
+            }
+        }
+        let (done, receiver) = watch::channel(None);
+        state.flights.insert(asked, Flight { sent: None, done });
+        state.waiting.push(asked);
+        if state.running < STATEMENTS_MAX {
+            state.running += 1;
+            tokio::spawn(self.clone().resolve());
+        }
+        receiver
+    }
+
+    /// Resolves what waits, until nothing does.
+    async fn resolve(self: Arc<Self>) {
+        loop {
+            let (batch, generation) = {
+                let mut state = self.locked();
+                let number = state.waiting.len().min(KEYS_MAX);
+                if number == 0 {
+                    state.running -= 1;
+                    return;
+                }
+                let asked = state.waiting.drain(..number).collect::<Vec<_>>();
+                let generation = state.generation;
+                let mut batch = Vec::with_capacity(number);
+                for one in asked {
+                    // Answered already, where it was asked for twice.
+                    let Some(flight) = state.flights.get_mut(&one) else { continue };
+                    flight.sent = Some(generation);
+                    batch.push((one, flight.done.clone()));
+                }
+                (batch, generation)
+            };
+            self.fly(batch, generation).await;
+        }
+    }
+
+    async fn fly(&self, batch: Vec<(Asked, watch::Sender<Option<Landed>>)>, generation: u64) {
+        let asked = batch.iter().map(|(asked, _)| *asked).collect::<Vec<_>>();
+        let rows = self
+            .resolving
+            .run(RESOLVE_TIMEOUT, async |conn| resolve::load(conn, &asked).await)
+            .await;
+        let found = rows.and_then(|rows| rows.decode(&self.master, &asked));
+        let mut state = self.locked();
+        for (one, done) in &batch {
+            // Unless somebody began another reading of it meanwhile.
+            if state.flights.get(one).is_some_and(|flight| flight.done.same_channel(done)) {
+                state.flights.remove(one);
+            }
+        }
+        match found {
+            Ok(mut found) => {
+                let keeps = state.follows && state.generation == generation;
+                let revision = found.snapshot.clone();
+                for (one, done) in batch {
+                    let known = found.keys.remove(&one).map(|known| state.share(known));
+                    if keeps {
+                        match &known {
+                            Some(known) => self.keep(&mut state, known, revision.clone()),
+                            None => self.missing.insert(one, Instant::now() + MISSING_FOR),
+                        }
+                    }
+                    let lease = self.lease.left().filter(|_| keeps);
+                    done.send_replace(Some(Ok(Answer {
+                        known,
+                        revision: revision.clone(),
+                        lease,
+                    })));
+                }
+            }
+            Err(error) => {
+                let why: Arc<str> = crate::error::causes(&error).into();
+                let failed = match error {
+                    Error::DatabaseAway(_) | Error::Overloaded(_) | Error::DeadlineExceeded => {
+                        Failed::Away(why)
+                    }
+                    _ => Failed::Fault(why),
+                };
+                for (_, done) in batch {
+                    done.send_replace(Some(Err(failed.clone())));
+                }
+            }
+        }
+    }
+
+    fn keep(&self, state: &mut State, known: &Arc<Known>, revision: Option<Arc<str>>) {
+        let epochs = state.epochs_of(known);
+        let kept = Kept {
+            known: known.clone(),
+            sum: sum(&epochs),
+            epochs,
+            revision,
+            polls: *self.polls.borrow(),
+        };
+        self.kept.insert(known.key_ref, Arc::new(kept));
+    }
+
+    /// Applies what happened.
+    pub fn apply(&self, news: &[News]) {
+        let mut news = news.iter().filter(|news| News::is_of_verdicts(&news.kind)).peekable();
+        if news.peek().is_none() {
+            return;
+        }
+        let mut state = self.locked();
+        state.generation += 1;
+        for News { kind, account_id, tenant_uid, resource_id } in news {
+            let (resource, what) = kind.split_once('.').unwrap_or((kind, ""));
+            match (resource, tenant_uid, account_id) {
+                ("api_key" | "external_key", ..) => {
+                    if let Ok(id) = resource_id.parse() {
+                        self.kept.remove(&KeyRef::from_public_id(id, &self.master));
+                    }
+                    if what == "imported" {
+                        state.has_imported = Some(true);
+                        self.missing.clear();
+                    }
+                }
+                ("app_key" | "key_config", ..) => {
+                    state.raise(&Concern::AppKey(resource_id.clone()));
+                }
+                (_, Some(uid), _) => state.raise(&Concern::Tenant(*uid)),
+                (_, None, Some(account)) => state.raise(&Concern::Account(account.clone())),
+                (_, None, None) => {}
+            }
+        }
+    }
+
+    /// Forgets a key, of which something newer is known.
+    pub fn drop_key(&self, key_ref: KeyRef) {
+        let mut state = self.locked();
+        state.generation += 1;
+        self.kept.remove(&key_ref);
+    }
+
+    /// Forgets everything: something happened that was not heard of.
+    pub fn forget(&self) {
+        let mut state = self.locked();
+        state.generation += 1;
+        self.kept.clear();
+        self.missing.clear();
+    }
+
+    /// Hears of everything from a moment on, and keeps what is read from now on.
+    ///
+    /// `has_imported` tells whether there were keys that were made elsewhere.
+    pub fn follow(&self, has_imported: bool) {
+        self.forget();
+        let mut state = self.locked();
+        state.follows = true;
+        state.has_imported = Some(has_imported);
+    }
+
+    /// Does not hear of what happens any more: trusts nothing and keeps nothing.
+    pub fn lose(&self) {
+        self.lease.end();
+        self.forget();
+        let mut state = self.locked();
+        state.follows = false;
+        state.has_imported = None;
+        *self.applied.write().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    /// A poll that began then was completed, and everything up to a snapshot applied.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Internal`] for a snapshot that Postgres would not write.
+    pub fn polled(&self, began: Moment, snapshot: &str) -> Result<()> {
+        let applied =
+            Applied { snapshot: snapshot.parse().map_err(Error::internal)?, text: snapshot.into() };
+        *self.applied.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(applied));
+        self.polls.send_modify(|polls| *polls += 1);
+        self.lease.renew(began);
+        Ok(())
+    }
+}
+
+impl State {
+    /// Lets keys share what is the same for them.
+    fn share(&mut self, known: Known) -> Arc<Known> {
+        let mut known = known;
+        if let Some(tenant) = &known.owner.tenant {
+            known.owner = shared(&mut self.owners, tenant.uid, known.owner.clone());
+        }
+        if let (KeyKind::External(external), Some(environment)) =
+            (&mut known.kind, &known.environment)
+        {
+            let place = (external.app.app_key_id.clone(), environment.clone());
+            external.app = shared(&mut self.apps, place, external.app.clone());
+        }
+        Arc::new(known)
+    }
+
+    fn epochs_of(&mut self, known: &Known) -> Box<[Arc<AtomicU64>]> {
+        let mut concerns = Vec::new();
+        match (&known.owner.tenant, &known.owner.account_id) {
+            (Some(tenant), _) => {
+                concerns.push(Concern::Tenant(tenant.uid));
+                concerns.extend(tenant.ancestors.iter().copied().map(Concern::Tenant));
+            }
+            (None, Some(account)) => concerns.push(Concern::Account(account.clone())),
+            (None, None) => {}
+        }
+        if let KeyKind::External(external) = &known.kind {
+            concerns.push(Concern::AppKey(external.app.app_key_id.clone()));
+        }
+        if self.epochs.len() >= EPOCHS_SWEEP && self.epochs.len() == self.epochs.capacity() {
+            // Before it grows: what no key hangs on any more.
+            self.epochs.retain(|_, epoch| Arc::strong_count(epoch) > 1);
+        }
+        concerns
+            .into_iter()
+            .map(|concern| self.epochs.entry(concern).or_default().clone())
+            .collect()
+    }
+
+    /// Drops all keys that hang on something. Nothing is to be done where no key does.
+    fn raise(&mut self, concern: &Concern) {
+        if let Some(epoch) = self.epochs.get(concern) {
+            epoch.fetch_add(1, Ordering::AcqRel);
+        }
+    }
+}
+
+/// The same as is there already, or this from now on.
+fn shared<K: Eq + Hash, T: PartialEq>(
+    there: &mut HashMap<K, Weak<T>>,
+    place: K,
+    new: Arc<T>,
+) -> Arc<T> {
+    if let Some(same) = there.get(&place).and_then(Weak::upgrade).filter(|same| *same == new) {
+        return same;
+    }
+    if there.len() >= EPOCHS_SWEEP && there.len() == there.capacity() {
+        there.retain(|_, weak| weak.strong_count() > 0);
+    }
+    there.insert(place, Arc::downgrade(&new));
+    new
+}

@@ -1,0 +1,372 @@
+//! Reads what is known of keys: many of them by one statement.
+
+use std::{collections::HashMap, sync::Arc};
+
+use chrono::{DateTime, Utc};
+use diesel::{
+    QueryDsl, QueryResult, QueryableByName,
+    dsl::exists,
+    pg::Pg,
+    query_builder::{AstPass, Query, QueryFragment, QueryId},
+    sql_types::{
+        Array, BigInt, Bool, Bytea, Integer, Jsonb, Nullable, SmallInt, Text, Timestamptz, Untyped,
+        Uuid as SqlUuid,
+    },
+};
+use diesel_async::{AsyncPgConnection, RunQueryDsl};
+use serde_json::Value;
+use uuid::Uuid;
+
+use super::{
+    known::{ApiGrants, App, External, KeyKind, Known, KnownTenant, Owner, Stored},
+    limits::Limits,
+    master::MasterKey,
+    model::{KeyScope, roles_named},
+    rules::{DeviceRules, GeoRules},
+    secret::{Digest, KeyRef},
+};
+use crate::{
+    allowlist,
+    error::{Error, Result},
+    schema::imported_keys,
+    tenants::model::{LockMode, Standing, TenantState},
+};
+
+/// By what a key is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Asked {
+    /// By what its text leads to.
+    Ref(KeyRef),
+    /// By the digest of its text, as keys are that were made elsewhere.
+    Digest([u8; 32]),
+}
+
+/// What was found of the keys that were asked for.
+pub struct Found {
+    /// The keys, by what they were asked for.
+    pub keys: HashMap<Asked, Known>,
+    /// The state of the database that this is of, as a `pg_snapshot`.
+    pub snapshot: Option<Arc<str>>,
+}
+
+/// The one statement that keys are resolved by. Diesel prepares it once for each connection, as it does not
+/// with text that has no type of its own.
+#[derive(QueryId)]
+struct Resolve {
+    routes: Vec<i64>,
+    numbers: Vec<i64>,
+    digests: Vec<Vec<u8>>,
+}
+
+impl Query for Resolve {
+    type SqlType = Untyped;
+}
+
+/// Both kinds of keys have the same columns here. Locks reach down the tree: they are looked up where they
+/// were set (3-22).
+const BEFORE_ROUTES: &str = "\
+with asked as materialized (
+    select route, number from unnest(";
+const BEFORE_NUMBERS: &str = ", ";
+const BEFORE_DIGESTS: &str = ") as by_ref (route, number)
+    union all
+    select route, number from imported_keys where digest = any(";
+const AFTER_DIGESTS: &str = ")
+), key as (
+    select key.route, key.number, key.scope, key.account_id, key.tenant_uid, key.roles, key.environment,
+           key.reseller_id, key.backend_ids, key.digest, key.master_key_version, key.old_digest,
+           key.old_master_key_version, key.old_end_time, key.enabled, key.expire_time, key.revoke_time,
+           key.rate_requests, key.rate_window_seconds, key.credits_amount, key.credits_refill_amount,
+           key.credits_refill_seconds, key.limits_version,
+           null::text as app_key_id, null::jsonb as device, null::jsonb as geo
+        from asked join api_keys as key using (route, number)
+    union all
+    select key.route, key.number, null, null, key.tenant_uid, null, key.environment,
+           null, null, key.digest, key.master_key_version, key.old_digest,
+           key.old_master_key_version, key.old_end_time, key.enabled, key.expire_time, key.revoke_time,
+           key.rate_requests, key.rate_window_seconds, key.credits_amount, key.credits_refill_amount,
+           key.credits_refill_seconds, key.limits_version,
+           key.app_key_id, key.device, key.geo
+        from asked join external_keys as key using (route, number)
+)
+select key.*, pg_current_snapshot()::text as snapshot,
+       tenant.tenant_id, tenant.account_id as tenant_account_id, tenant.ancestors, tenant.state,
+       tenant.trial_expire_time, tenant.lock_mode, tenant.unlock_time,
+       (select jsonb_agg(jsonb_build_array(above.lock_mode, above.unlock_time))
+            from tenants as above
+            where above.uid = any(tenant.ancestors) and above.lock_mode is not null) as locks_above,
+       coalesce(of_tenant.enabled, of_account.enabled) as list_enabled,
+       coalesce(of_tenant.rules, of_account.rules) as list_rules,
+       installation.installation_id, installation.product_code, installation.package_code,
+       installation.ttl_hours, config.config
+    from key
+    left join tenants as tenant on tenant.uid = key.tenant_uid
+    left join tenant_ip_allowlists as of_tenant
+        on of_tenant.tenant_uid = key.tenant_uid and key.app_key_id is null
+    left join account_ip_allowlists as of_account
+        on of_account.account_id = key.account_id and key.tenant_uid is null
+    left join tenant_app_keys as app_key
+        on app_key.tenant_uid = key.tenant_uid and app_key.app_key_id = key.app_key_id
+    left join tenant_installations as installation
+        on installation.tenant_uid = key.tenant_uid
+            and installation.installation_id = app_key.installation_id
+    left join tenant_app_key_configs as config
+        on config.tenant_uid = key.tenant_uid and config.app_key_id = key.app_key_id
+            and config.environment = key.environment";
+
+impl QueryFragment<Pg> for Resolve {
+    fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, Pg>) -> QueryResult<()> {
+        out.push_sql(BEFORE_ROUTES);
+        out.push_bind_param::<Array<BigInt>, _>(&self.routes)?;
+        out.push_sql(BEFORE_NUMBERS);
+        out.push_bind_param::<Array<BigInt>, _>(&self.numbers)?;
+        out.push_sql(BEFORE_DIGESTS);
+        out.push_bind_param::<Array<Bytea>, _>(&self.digests)?;
+        out.push_sql(AFTER_DIGESTS);
+        Ok(())
+    }
+}
+
+#[derive(QueryableByName)]
+#[diesel(check_for_backend(Pg))]
+struct Row {
+    #[diesel(sql_type = BigInt)]
+    route: i64,
+    #[diesel(sql_type = BigInt)]
+    number: i64,
+    #[diesel(sql_type = Nullable<Text>)]
+    scope: Option<KeyScope>,
+    #[diesel(sql_type = Nullable<Text>)]
+    account_id: Option<String>,
+    #[diesel(sql_type = Nullable<SqlUuid>)]
+    tenant_uid: Option<Uuid>,
+    #[diesel(sql_type = Nullable<Array<Nullable<Text>>>)]
+    roles: Option<Vec<Option<String>>>,
+    #[diesel(sql_type = Nullable<Text>)]
+    environment: Option<String>,
+    #[diesel(sql_type = Nullable<Text>)]
+    reseller_id: Option<String>,
+    #[diesel(sql_type = Nullable<Array<Nullable<Text>>>)]
+    backend_ids: Option<Vec<Option<String>>>,
+    #[diesel(sql_type = Bytea)]
+    digest: Vec<u8>,
+    #[diesel(sql_type = SmallInt)]
+    master_key_version: i16,
+    #[diesel(sql_type = Nullable<Bytea>)]
+    old_digest: Option<Vec<u8>>,
+    #[diesel(sql_type = Nullable<SmallInt>)]
+    old_master_key_version: Option<i16>,
+    #[diesel(sql_type = Nullable<Timestamptz>)]
+    old_end_time: Option<DateTime<Utc>>,
+    #[diesel(sql_type = Bool)]
+    enabled: bool,
+    #[diesel(sql_type = Nullable<Timestamptz>)]
+    expire_time: Option<DateTime<Utc>>,
+    #[diesel(sql_type = Nullable<Timestamptz>)]
+    revoke_time: Option<DateTime<Utc>>,
+    #[diesel(sql_type = Nullable<BigInt>)]
+    rate_requests: Option<i64>,
+    #[diesel(sql_type = Nullable<Integer>)]
+    rate_window_seconds: Option<i32>,
+    #[diesel(sql_type = Nullable<BigInt>)]
+    credits_amount: Option<i64>,
+    #[diesel(sql_type = Nullable<BigInt>)]
+    credits_refill_amount: Option<i64>,
+    #[diesel(sql_type = Nullable<Integer>)]
+    credits_refill_seconds: Option<i32>,
+    #[diesel(sql_type = BigInt)]
+    limits_version: i64,
+    #[diesel(sql_type = Nullable<Text>)]
+    app_key_id: Option<String>,
+    #[diesel(sql_type = Nullable<Jsonb>)]
+    device: Option<Value>,
+    #[diesel(sql_type = Nullable<Jsonb>)]
+    geo: Option<Value>,
+    #[diesel(sql_type = Text)]
+    snapshot: String,
+    #[diesel(sql_type = Nullable<Text>)]
+    tenant_id: Option<String>,
+    #[diesel(sql_type = Nullable<Text>)]
+    tenant_account_id: Option<String>,
+    #[diesel(sql_type = Nullable<Array<Nullable<SqlUuid>>>)]
+    ancestors: Option<Vec<Option<Uuid>>>,
+    #[diesel(sql_type = Nullable<Text>)]
+    state: Option<TenantState>,
+    #[diesel(sql_type = Nullable<Timestamptz>)]
+    trial_expire_time: Option<DateTime<Utc>>,
+    #[diesel(sql_type = Nullable<Text>)]
+    lock_mode: Option<LockMode>,
+    #[diesel(sql_type = Nullable<Timestamptz>)]
+    unlock_time: Option<DateTime<Utc>>,
+    #[diesel(sql_type = Nullable<Jsonb>)]
+    locks_above: Option<Value>,
+    #[diesel(sql_type = Nullable<Bool>)]
+    list_enabled: Option<bool>,
+    #[diesel(sql_type = Nullable<Jsonb>)]
+    list_rules: Option<Value>,
+    #[diesel(sql_type = Nullable<Text>)]
+    installation_id: Option<String>,
+    #[diesel(sql_type = Nullable<Text>)]
+    product_code: Option<String>,
+    #[diesel(sql_type = Nullable<Text>)]
+    package_code: Option<String>,
+    #[diesel(sql_type = Nullable<SmallInt>)]
+    ttl_hours: Option<i16>,
+    #[diesel(sql_type = Nullable<Jsonb>)]
+    config: Option<Value>,
+}
+
+/// The rows of keys, as the database answers them.
+pub struct Rows(Vec<Row>);
+
+/// Reads the rows of keys of any owner: only the role of the verifier may.
+///
+/// # Errors
+///
+/// What the database reports.
+pub async fn load(conn: &mut AsyncPgConnection, asked: &[Asked]) -> QueryResult<Rows> {
+    let mut resolve = Resolve { routes: Vec::new(), numbers: Vec::new(), digests: Vec::new() };
+    for one in asked {
+        match one {
+            Asked::Ref(key_ref) => {
+                resolve.routes.push(key_ref.route);
+                resolve.numbers.push(key_ref.number);
+            }
+            Asked::Digest(digest) => resolve.digests.push(digest.to_vec()),
+        }
+    }
+    Ok(Rows(resolve.load(conn).await?))
+}
+
+/// Whether there are keys that were made elsewhere.
+///
+/// # Errors
+///
+/// What the database reports.
+pub async fn has_imported(conn: &mut AsyncPgConnection) -> QueryResult<bool> {
+    let any = imported_keys::table.select(imported_keys::route);
+    diesel::select(exists(any)).get_result(conn).await
+}
+
+impl Rows {
+    /// Decodes them.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Internal`] for what the service did not write.
+    pub fn decode(self, master: &MasterKey, asked: &[Asked]) -> Result<Found> {
+        let mut found = Found { keys: HashMap::new(), snapshot: None };
+        for mut row in self.0 {
+            let snapshot = std::mem::take(&mut row.snapshot);
+            found.snapshot.get_or_insert_with(|| snapshot.into());
+            let known = row.decode(master)?;
+            let by_ref = Asked::Ref(known.key_ref);
+            let digests = [Some(&known.secret), known.old_secret.as_deref().map(|(old, _)| old)];
+            let by_digest =
+                digests.into_iter().flatten().map(|one| Asked::Digest(*one.digest.as_bytes()));
+            let by = std::iter::once(by_ref).chain(by_digest).find(|by| asked.contains(by));
+            if let Some(by) = by {
+                found.keys.insert(by, known);
+            }
+        }
+        Ok(found)
+    }
+}
+
+impl Row {
+    fn decode(self, master: &MasterKey) -> Result<Known> {
+        let key_ref = KeyRef { route: self.route, number: self.number };
+        let old_secret = match (&self.old_digest, self.old_master_key_version, self.old_end_time) {
+            (Some(digest), Some(version), Some(end)) => {
+                Some(Box::new((Stored { digest: digest_of(digest)?, version }, end)))
+            }
+            _ => None,
+        };
+        let limits = Limits::of_columns(
+            (self.rate_requests, self.rate_window_seconds),
+            (self.credits_amount, self.credits_refill_amount, self.credits_refill_seconds),
+        );
+        let limits = (limits != Limits::default()).then(|| Box::new((limits, self.limits_version)));
+        let digest = digest_of(&self.digest)?;
+        Ok(Known {
+            key_ref,
+            id: key_ref.public_id(master),
+            secret: Stored { digest, version: self.master_key_version },
+            old_secret,
+            environment: self.environment.as_deref().map(Arc::from),
+            enabled: self.enabled,
+            expire_time: self.expire_time,
+            revoke_time: self.revoke_time,
+            limits,
+            owner: Arc::new(self.owner()?),
+            kind: self.kind()?,
+        })
+    }
+
+    fn owner(&self) -> Result<Owner> {
+        let list = self.list_enabled.zip(self.list_rules.clone());
+        let allowlist = allowlist::store::enforced(list)?;
+        let tenant = match (self.tenant_uid, &self.tenant_id, &self.tenant_account_id, self.state) {
+            (Some(uid), Some(tenant_id), Some(account_id), Some(state)) => {
+                let mut locks = locks_of(self.locks_above.as_ref())?;
+                locks.extend(self.lock_mode.map(|mode| (mode, self.unlock_time)));
+                let trial_expire_time = self.trial_expire_time;
+                Some(KnownTenant {
+                    uid,
+                    tenant_id: tenant_id.clone(),
+                    account_id: account_id.clone(),
+                    ancestors: self.ancestors.iter().flatten().flatten().copied().collect(),
+                    standing: Standing { state, trial_expire_time, locks },
+                })
+            }
+            (None, ..) => None,
+            _ => return Err(Error::internal("a key has a tenant that is not there")),
+        };
+        let of_tenant = tenant.as_ref().map(|tenant| tenant.account_id.clone());
+        Ok(Owner { account_id: self.account_id.clone().or(of_tenant), tenant, allowlist })
+    }
+
+    fn kind(self) -> Result<KeyKind> {
+        if let Some(scope) = self.scope {
+            let roles = roles_named(&self.roles.unwrap_or_default());
+            let backends = self.backend_ids.unwrap_or_default().into_iter().flatten().collect();
+            return Ok(KeyKind::Api(ApiGrants::new(scope, roles, self.reseller_id, backends)));
+        }
+        let missing = || Error::internal("an external key hangs on nothing");
+        let app = App {
+            app_key_id: self.app_key_id.ok_or_else(missing)?,
+            installation_id: self.installation_id.ok_or_else(missing)?,
+            product_code: self.product_code.ok_or_else(missing)?,
+            package_code: self.package_code.ok_or_else(missing)?,
+            ttl_hours: self.ttl_hours.ok_or_else(missing)?,
+            config: self.config.unwrap_or_default(),
+        };
+        let geo = GeoRules::of_stored(self.geo.as_ref())?;
+        let devices = DeviceRules::of_stored(self.device.as_ref())?;
+        // As text it is about as much as decoded.
+        let bytes = geo.heap_bytes() + devices.heap_bytes() + app.config.to_string().len();
+        Ok(KeyKind::External(Box::new(External { app: Arc::new(app), geo, devices, bytes })))
+    }
+}
+
+fn digest_of(stored: &[u8]) -> Result<Digest> {
+    Digest::from_slice(stored).ok_or_else(|| Error::internal("a digest has another length"))
+}
+
+/// Reads locks as the statement tells them: each a mode and an end, which may be null.
+fn locks_of(locks: Option<&Value>) -> Result<Vec<(LockMode, Option<DateTime<Utc>>)>> {
+    let unreadable = || Error::internal("a lock cannot be read");
+    let read = |lock: &Value| {
+        let mode = match lock[0].as_str() {
+            Some("READ_ONLY") => LockMode::ReadOnly,
+            Some("FULL") => LockMode::Full,
+            _ => return Err(unreadable()),
+        };
+        let end = match lock[1].as_str() {
+            None => None,
+            Some(text) => Some(text.parse().map_err(|_| unreadable())?),
+        };
+        Ok((mode, end))
+    };
+    locks.and_then(Value::as_array).into_iter().flatten().map(read).collect()
+}
