@@ -264,6 +264,9 @@ async fn find_app_keys(
     }
 }
 
+/// What makes a key that is there the one that is to be imported: its app key, label and environment.
+type Identity = (String, String, String);
+
 /// Finds those keys that are there already as what they are to be, by whichever version of the master
 /// key their digests were made.
 ///
@@ -297,7 +300,7 @@ async fn find_known(
     }
 
     let numbers = found.iter().map(|(.., number)| *number).collect::<Vec<_>>();
-    let own: Vec<((i64, i64), (String, String, String))> = external_keys::table
+    let own: Vec<((i64, i64), Identity)> = external_keys::table
         .filter(external_keys::tenant_uid.eq(tenant.uid))
         .filter(external_keys::route.eq(route_of_tenant(tenant.uid)))
         .filter(external_keys::number.eq_any(numbers))

@@ -161,6 +161,7 @@ pub async fn begin(
 mod tests {
     use super::*;
 
+    #[expect(clippy::unnecessary_wraps, reason = "messages carry it so")]
     fn duration(seconds: i64) -> Option<prost_types::Duration> {
         Some(prost_types::Duration { seconds, nanos: 0 })
     }

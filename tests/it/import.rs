@@ -27,8 +27,8 @@ async fn install(app: &App, id: &str) -> (Caller, String) {
 async fn start() -> (App, Caller, String) {
     let app = App::start().await;
     app.as_root().call("CreateProduct", product()).await.unwrap();
-    let (foo, app_key) = install(&app, "foo").await;
-    (app, foo, app_key)
+    let (caller, app_key) = install(&app, "foo").await;
+    (app, caller, app_key)
 }
 
 fn key(text: &str, app_key_id: &str) -> pb::ImportedKey {

@@ -815,18 +815,18 @@ async fn keys_are_listed_by_state_and_by_when_they_were_used_last() {
     diesel_async::SimpleAsyncConnection::batch_execute(&mut app.superuser().await, used)
         .await
         .unwrap();
-    let names = async |filter: &str| {
+    let found = async |filter: &str| {
         list(&foo, filter).await.into_iter().map(|key| key.name).collect::<Vec<_>>()
     };
 
-    assert_eq!(names("last_used_time >= \"2026-11-01T00:00:00Z\"").await, ["fresh"]);
+    assert_eq!(found("last_used_time >= \"2026-11-01T00:00:00Z\"").await, ["fresh"]);
     let stale = "NOT last_used_time >= \"2026-11-01T00:00:00Z\"";
-    assert_eq!(names(stale).await, ["stale", "never", "off"]);
-    assert_eq!(names("last_used_time < \"2026-11-01T00:00:00Z\"").await, ["stale"]);
-    assert_eq!(names("state = DISABLED").await, ["off"]);
-    assert_eq!(names("state = ROTATING").await, ["fresh"]);
-    assert_eq!(names("state = ACTIVE").await, ["stale", "never"]);
-    assert_eq!(names("state != ACTIVE").await, ["fresh", "off"]);
+    assert_eq!(found(stale).await, ["stale", "never", "off"]);
+    assert_eq!(found("last_used_time < \"2026-11-01T00:00:00Z\"").await, ["stale"]);
+    assert_eq!(found("state = DISABLED").await, ["off"]);
+    assert_eq!(found("state = ROTATING").await, ["fresh"]);
+    assert_eq!(found("state = ACTIVE").await, ["stale", "never"]);
+    assert_eq!(found("state != ACTIVE").await, ["fresh", "off"]);
     let fresh = get(&foo, &ids[0]).await.unwrap();
     assert_eq!(fresh["last_used_time"], "2026-11-20T12:00:00Z");
     assert_eq!(get(&foo, &ids[2]).await.unwrap()["last_used_time"], json!(null));

@@ -25,8 +25,8 @@ async fn masked(caller: &Caller, client: Value, mask: &str) -> Result<Value, Sta
 async fn start() -> (App, Caller) {
     let app = App::start().await;
     app.as_root().create(tenant("foo")).await.unwrap();
-    let foo = app.as_root().with("x-tenant-id", "foo");
-    (app, foo)
+    let caller = app.as_root().with("x-tenant-id", "foo");
+    (app, caller)
 }
 
 /// Whether what is stored of the secret of `foo` has come from this one.
