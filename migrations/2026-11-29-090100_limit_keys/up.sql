@@ -129,7 +129,7 @@ grant select, insert, update, delete on key_credits to tenantry_service;
 create policy key_rate_windows_of_key on key_rate_windows to tenantry_service
     using (exists (select 1 from external_keys as key
             where key.route = key_rate_windows.route and key.number = key_rate_windows.number));
-grant select (route, number), delete on key_rate_windows to tenantry_service;
+grant select (route, number, tenant_uid), delete on key_rate_windows to tenantry_service;
 
 create policy key_rate_windows_purger on key_rate_windows to tenantry_purger
     using (exists (

@@ -111,8 +111,7 @@ impl<'a> Asked<'a> {
             // Only of keys whose rules ask for it is it read out of what the client says.
             None if request.user_agent.is_empty() => None,
             None => {
-                if request.user_agent.chars().count() > USER_AGENT_MAX {
-                    let why = format!("has more than {USER_AGENT_MAX} characters");
+                if let Err(why) = text(&request.user_agent, 0, USER_AGENT_MAX) {
                     fields.refuse(&format!("{prefix}user_agent"), why);
                 }
                 None

@@ -188,6 +188,7 @@ const TAKEN_AS_IT_IS: &[&str] = &[
     "external_ids",
     "key",
     "required_permissions",
+    "required_scopes",
 ];
 
 #[tokio::test]

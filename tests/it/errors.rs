@@ -21,6 +21,7 @@ const ELSEWHERE: &[(&str, &str)] = &[
     ("DEADLINE_EXCEEDED", "metadata::a_deadline_reaches_the_database_…"),
     ("MESSAGE_TOO_LARGE", "bad_input::a_message_above_the_limit_…"),
     ("INVALID_MESSAGE", "bad_input::what_is_no_message_at_all_…"),
+    ("KEY_ALREADY_EXISTS", "import::a_hash_that_is_another_keys_ends_the_stream_…"),
     ("CURSOR_EXPIRED", "events::events_go_by_whole_weeks_and_cursors_with_them"),
     ("WATCHER_TOO_SLOW", "events::a_caller_that_does_not_read_is_cut_off_…"),
     ("TOO_MANY_WATCHERS", "events::a_thousand_watchers_…"),
@@ -165,6 +166,10 @@ async fn refusals(app: &App) -> Vec<(&'static str, Status)> {
     of_foo.call("UpdateIpAllowlist", allowlist).await.unwrap();
     add("IP_NOT_ALLOWED", own.get("").await.unwrap_err());
     of_foo.call("UpdateIpAllowlist", json!({"enabled": false})).await.unwrap();
+    let installation = json!({"installation_id": "nowhere"});
+    add("APPLICATION_NOT_FOUND", own.call("GetInstallation", installation).await.unwrap_err());
+    let server = json!({"oauth_client": {"type": 0}});
+    add("OAUTH_TYPE_CONFLICT", own.call("UpdateOAuthClient", server).await.unwrap_err());
     for (kind, record) in [
         ("Reseller", json!({"reseller_id": "north"})),
         ("Backend", json!({"backend_id": "north", "external_name": "North"})),

@@ -137,7 +137,16 @@ impl World {
         }
         let mut superuser = app.superuser().await;
         superuser
-            .batch_execute("update tenants set reseller_id = 'north' where tenant_id like '%-sold'")
+            .batch_execute(
+                "update tenants set reseller_id = 'north' where tenant_id like '%-sold';
+                 insert into key_usage select route, number, tenant_uid, now() from external_keys;
+                 insert into key_rate_windows
+                     select route, number, tenant_uid, 1, 1, 1, 1 from external_keys;
+                 insert into key_credits
+                     select route, number, tenant_uid, 1, 1, 1, now() from external_keys;
+                 insert into imported_keys
+                     select digest, master_key_version, route, number, tenant_uid from external_keys",
+            )
             .await
             .unwrap();
         let named: Vec<Named> =
@@ -623,7 +632,9 @@ async fn one_connection_serves_one_scope_after_the_other_and_never_mixes_them() 
             if round == 1 { within.rollback().await } else { within.commit().await }.unwrap();
         }
     }
-    assert_eq!(count(&app, backends).await, 2, "it was one connection, and that of the feed");
+    // Besides: that of the feed, and one or two that resolve keys.
+    let others = count(&app, backends).await - 1;
+    assert!((2..=3).contains(&others), "it was one connection: {others}");
 
     // Dropped half-way: the next one finds no trace.
     let mut dropped =
@@ -732,14 +743,18 @@ async fn each_role_has_the_rights_of_its_job_and_no_others() {
         rights,
         [
             "expiry api_keys(account_id,create_time,expire_time,number,revoke_time,route,tenant_uid) select",
-            "expiry events(account_id,actor,after,ancestors,before,correlation_id,event_id,event_time,method,on_behalf_of,\
-             resource_id,resource_type,tenant_id,tenant_uid,type) insert",
+            "expiry events(account_id,actor,after,ancestors,before,correlation_id,event_id,event_time,method,\
+             on_behalf_of,resource_id,resource_type,tenant_id,tenant_uid,type) insert",
             "expiry expiry_notices delete insert select",
             "expiry external_keys(create_time,expire_time,number,revoke_time,route,tenant_uid) select",
             "expiry tenants(account_id,ancestors,create_time,state,tenant_id,trial_expire_time,uid) select",
             "feed events select",
-            "operator events(account_id,actor,after,ancestors,before,correlation_id,event_id,event_time,method,on_behalf_of,\
-             resource_id,resource_type,tenant_id,tenant_uid,type) insert",
+            "feed nodes delete insert select update",
+            "meter key_credits select",
+            "meter key_rate_windows insert select update",
+            "meter key_usage insert select update",
+            "operator events(account_id,actor,after,ancestors,before,correlation_id,event_id,event_time,\
+             method,on_behalf_of,resource_id,resource_type,tenant_id,tenant_uid,type) insert",
             "operator operations select",
             "operator operations(attempt_time,attempts,error,expire_time,processing_end_time,\
              processing_start_time,request,result,state,take_time,tenant_id,worker_key) update",
@@ -747,12 +762,20 @@ async fn each_role_has_the_rights_of_its_job_and_no_others() {
             "operator tenants(ancestors,uid) select",
             "purger api_keys delete",
             "purger api_keys(number,route,tenant_uid) select",
-            "purger events(account_id,actor,after,ancestors,before,correlation_id,event_id,event_time,method,on_behalf_of,\
-             resource_id,resource_type,tenant_id,tenant_uid,type) insert",
+            "purger events(account_id,actor,after,ancestors,before,correlation_id,event_id,event_time,method,\
+             on_behalf_of,resource_id,resource_type,tenant_id,tenant_uid,type) insert",
             "purger events(after,before) update",
             "purger events(event_id,tenant_uid) select",
             "purger external_keys delete",
             "purger external_keys(number,route,tenant_uid) select",
+            "purger imported_keys delete",
+            "purger imported_keys(digest,tenant_uid) select",
+            "purger key_credits delete",
+            "purger key_credits(number,route,tenant_uid) select",
+            "purger key_rate_windows delete",
+            "purger key_rate_windows(number,route,tenant_uid) select",
+            "purger key_usage delete",
+            "purger key_usage(number,route,tenant_uid) select",
             "purger operations delete",
             "purger operations(operation_id,tenant_uid) select",
             "purger tenant_app_key_configs delete",
@@ -791,21 +814,26 @@ async fn each_role_has_the_rights_of_its_job_and_no_others() {
             "service environments delete insert select update",
             "service event_partitions select",
             "service events select",
-            "service external_keys insert select",
+            "service external_keys delete insert select",
             "service idempotency_records insert select update",
+            "service imported_keys insert select",
+            "service key_credits delete insert select update",
+            "service key_rate_windows delete",
+            "service key_usage delete select",
             "service master_key_checks insert select",
+            "service nodes select",
             "service operations delete insert select",
             "service product_packages delete insert select update",
             "service products delete insert select update",
             "service resellers delete insert select update",
-            "service tenant_app_key_configs insert select",
-            "service tenant_app_keys insert select",
+            "service tenant_app_key_configs delete insert select",
+            "service tenant_app_keys delete insert select",
             "service tenant_directory delete insert select",
             "service tenant_end_user_app_data delete insert select update",
             "service tenant_entitlements insert select update",
             "service tenant_external_ids delete insert select update",
             "service tenant_groups delete insert select update",
-            "service tenant_installations insert select",
+            "service tenant_installations delete insert select",
             "service tenant_ip_allowlists insert select update",
             "service tenant_oauth_clients insert select",
             "service tenant_service_settings delete insert select update",
@@ -814,8 +842,18 @@ async fn each_role_has_the_rights_of_its_job_and_no_others() {
             "service tenant_usage_records insert select",
             "service tenants insert select",
             "verifier account_ip_allowlists(account_id,enabled,rules) select",
-            "verifier api_keys(account_id,backend_ids,digest,environment,expire_time,master_key_version,number,\
+            "verifier api_keys(account_id,backend_ids,credits_amount,credits_refill_amount,\
+             credits_refill_seconds,digest,enabled,environment,expire_time,limits_version,master_key_version,\
+             number,old_digest,old_end_time,old_master_key_version,rate_requests,rate_window_seconds,\
              reseller_id,revoke_time,roles,route,scope,tenant_uid) select",
+            "verifier external_keys(app_key_id,credits_amount,credits_refill_amount,credits_refill_seconds,\
+             device,digest,enabled,environment,expire_time,geo,limits_version,master_key_version,number,\
+             old_digest,old_end_time,old_master_key_version,rate_requests,rate_window_seconds,revoke_time,\
+             route,tenant_uid) select",
+            "verifier imported_keys(digest,number,route) select",
+            "verifier tenant_app_key_configs(app_key_id,config,environment,tenant_uid) select",
+            "verifier tenant_app_keys(app_key_id,installation_id,tenant_uid) select",
+            "verifier tenant_installations(installation_id,package_code,product_code,tenant_uid,ttl_hours) select",
             "verifier tenant_ip_allowlists(enabled,rules,tenant_uid) select",
             "verifier tenants(account_id,ancestors,lock_mode,state,tenant_id,trial_expire_time,uid,\
              unlock_time) select",
