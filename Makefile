@@ -36,9 +36,10 @@ session: postgres
 	cargo build
 	scripts/check-session
 
-## Measures the feed, and lists of a million tenants: see docs/performance.md. Takes some minutes, and 2 GB in BENCH.
+## Measures verification, the feed, and lists of a million tenants: see docs/performance.md. Takes some minutes, and 2 GB in BENCH.
 BENCH ?= $(CURDIR)/target/bench
 bench: postgres
+	TENANTRY_BENCH_DIR=$(BENCH) cargo bench --bench verify
 	TENANTRY_BENCH_DIR=$(BENCH) cargo bench --bench feed
 	TENANTRY_BENCH_DIR=$(BENCH) cargo bench --bench lists
 

@@ -3,7 +3,7 @@
 
 use std::{env, fmt::Write as _, fs, path::PathBuf};
 
-use prost_reflect::{DescriptorPool, MessageDescriptor};
+use prost_reflect::{DescriptorPool, Kind, MessageDescriptor};
 
 const PROTO_DIR: &str = "proto";
 
@@ -23,12 +23,16 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     compiler.include_imports(true).include_source_info(true).open_files(protos)?;
     let descriptors = compiler.encode_file_descriptor_set();
     fs::write(out_dir.join("descriptors.bin"), &descriptors)?;
-    fs::write(out_dir.join("mutations.rs"), mutations(&DescriptorPool::decode(&*descriptors)?)?)?;
+    let pool = DescriptorPool::decode(&*descriptors)?;
+    fs::write(out_dir.join("mutations.rs"), mutations(&pool)?)?;
+    let secret = pool.all_messages().filter(has_secret).collect::<Vec<_>>();
+    fs::write(out_dir.join("silent.rs"), silent(&secret)?)?;
 
     let mut config = prost_build::Config::new();
     // Maps in the order of their keys: equal messages must have equal bytes, for fingerprints.
     config.btree_map(["."]).enable_type_names();
     config.extern_path(".google.rpc", "::tonic_types::pb");
+    config.skip_debug(secret.iter().map(|message| format!(".{}", message.full_name())));
     // Made of events that are encoded once for all watchers.
     config.extern_path(
         ".tenantry.v1.WatchEventsResponse",
@@ -41,6 +45,34 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .codec_path("crate::rpc::codec::Codec")
         .compile_fds_with_config(compiler.file_descriptor_set(), config)?;
     Ok(())
+}
+
+/// Whether a message carries the text of a key or another secret, which nothing may print.
+fn has_secret(message: &MessageDescriptor) -> bool {
+    message.package_name() == "tenantry.v1"
+        && message.fields().any(|field| {
+            let name = field.name();
+            let is_text = field.kind() == Kind::String;
+            let is_key = name == "key" && message.name() == "VerifyKeyRequest";
+            is_text && (name == "secret" || name.ends_with("_secret") || is_key)
+        })
+}
+
+/// Implements `Debug` for messages with secrets, without anything of them.
+fn silent(messages: &[MessageDescriptor]) -> Result<String, std::fmt::Error> {
+    let mut code = String::new();
+    for message in messages {
+        let name = message.name();
+        writeln!(
+            code,
+            "impl std::fmt::Debug for crate::pb::{name} {{
+                fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {{
+                    f.write_str(\"{name}(…)\")
+                }}
+            }}"
+        )?;
+    }
+    Ok(code)
 }
 
 /// Implements `Mutation` for every request that has a `request_id` and a `validate_only`.

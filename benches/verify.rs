@@ -155,8 +155,8 @@ fn serve(folder: &Path) {
         tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
     runtime.unwrap().block_on(async {
         let url = fs::read_to_string(folder.join("url")).unwrap();
-        let settings =
-            Settings { database_url: Some(url.into()), ..Settings::default_for_tests(folder) };
+        let mut settings = Settings::default_for_tests(folder);
+        settings.database_url = Some(url.into());
         let settings = Arc::new(settings);
         // As in service: counted, timed, and with its log lines.
         let _telemetry = telemetry::init(&settings).unwrap();
@@ -167,7 +167,7 @@ fn serve(folder: &Path) {
         let (router, _health) = server::router(shared.clone(), metrics, sampling).await.unwrap();
         println!("{}", edge.local_addr());
         tokio::spawn(async move { feed::run(shared).await.unwrap() });
-        edge.serve(router, std::future::pending()).await;
+        let _ = edge.serve(router, std::future::pending()).await;
     });
 }
 
@@ -634,7 +634,10 @@ async fn revocations(folder: &Path, root: &str, cluster: &tenantry::db::cluster:
     let url = cluster.url("tenantry", start::PRIVATE_DATABASE);
     fs::write(folder.join("url"), url).unwrap();
     let path = folder.to_string_lossy().into_owned();
-    let nodes = join_all((0..3).map(|_| Server::start(&["serve", &path]))).await;
+    let mut nodes = Vec::new();
+    for _ in 0..3 {
+        nodes.push(Server::start(&["serve", &path]).await);
+    }
     let number = number("TENANTRY_BENCH_REVOCATIONS", 300);
     let client = |node: usize| KeyServiceClient::new(nodes[node].channels[0].clone());
     let mut visible = Vec::new();

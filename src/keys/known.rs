@@ -4,7 +4,7 @@
 //! trial or of a lock is compared with the clock at each verification, so nothing has to be dropped when one
 //! of them comes.
 
-use std::sync::Arc;
+use std::{fmt, sync::Arc};
 
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
@@ -119,7 +119,7 @@ pub struct External {
 }
 
 /// What external keys of an app key in an environment hang on. They share it.
-#[derive(Debug, PartialEq)]
+#[derive(PartialEq)]
 pub struct App {
     /// The app key.
     pub app_key_id: String,
@@ -133,6 +133,13 @@ pub struct App {
     pub ttl_hours: i16,
     /// What it says to services in the environment.
     pub config: serde_json::Value,
+}
+
+impl fmt::Debug for App {
+    /// Without the configuration, in which services may keep their secrets.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("App").field("app_key_id", &self.app_key_id).finish_non_exhaustive()
+    }
 }
 
 impl ApiGrants {

@@ -96,11 +96,13 @@ pub async fn identify(
         return http::StatusCode::UNSUPPORTED_MEDIA_TYPE.into_response();
     }
     let (mut parts, body) = request.into_parts();
-    let admitted = match (Method::find(parts.uri.path()), parts.extensions.get::<Observed>()) {
-        (Some(method), Some(observed)) => identifier.admit(method, &parts.headers, observed).await,
-        (None, _) => Err(Error::MethodUnknown),
+    let admitted = match parts.extensions.get::<Observed>() {
+        Some(observed) => match observed.method {
+            Some(method) => identifier.admit(method, &parts.headers, observed).await,
+            None => Err(Error::MethodUnknown),
+        },
         // What did not come through the layer above is closed.
-        (_, None) => Err(Error::Unauthenticated),
+        None => Err(Error::Unauthenticated),
     };
     match admitted {
         Ok(call) => {

@@ -71,6 +71,8 @@ pub struct Observed {
     pub correlation_id: String,
     /// When the caller stops waiting.
     pub deadline: Instant,
+    /// What is called, if it is one of ours.
+    pub method: Option<&'static Method>,
     /// Where the call comes from.
     pub client: Client,
     /// Filled when the caller is known, for the log line and the answer.
@@ -86,15 +88,16 @@ pub async fn observe(
     let start = Instant::now();
     let is_grpc = is_grpc(request.headers());
     let path = request.uri().path().to_owned();
+    let method = Method::find(&path);
     let peer = request.extensions().get::<Peer>().map(|peer| peer.0.ip());
     let client = Client::of(peer, request.headers(), &observer.trusted_proxies);
 
     let (correlation_id, form) = match correlation_id(request.headers()) {
-        Ok(Some(given)) => (given, check_form(&path, request.headers())),
-        Ok(None) => (observer.clock.uuid().to_string(), check_form(&path, request.headers())),
+        Ok(Some(given)) => (given, check_form(method, request.headers())),
+        Ok(None) => (observer.clock.uuid().to_string(), check_form(method, request.headers())),
         Err(violation) => (observer.clock.uuid().to_string(), Err(violation)),
     };
-    let span = span_of(observer.sampling, &path, &correlation_id, request.headers());
+    let span = span_of(observer.sampling, (method, &path), &correlation_id, request.headers());
     let call = Arc::new(OnceLock::new());
 
     let mut response = match form {
@@ -106,6 +109,7 @@ pub async fn observe(
                 correlation_id,
                 client,
                 deadline,
+                method,
                 call: call.clone(),
             });
             // The future is dropped at the deadline: its transaction rolls back, its connection closes.
@@ -128,9 +132,10 @@ pub async fn observe(
     }
 
     let elapsed = start.elapsed();
-    observer.metrics.record(Method::find(&path).map(Method::name), told.code, elapsed);
+    observer.metrics.record(method.map(Method::name), told.code, elapsed);
     span.in_scope(|| {
-        log(&path, is_grpc, &response, &told, call.get(), client.ip, elapsed, &correlation_id);
+        let named = (method, &*path);
+        log(named, is_grpc, &response, &told, call.get(), client.ip, elapsed, &correlation_id);
     });
     response
 }
@@ -179,7 +184,7 @@ pub(crate) fn dressed(status: &Status, correlation_id: &str) -> Status {
 
 #[expect(clippy::too_many_arguments, reason = "the one log line tells all there is to tell")]
 fn log(
-    path: &str,
+    (declared, path): (Option<&Method>, &str),
     is_grpc: bool,
     response: &Response,
     told: &Told,
@@ -216,7 +221,7 @@ fn log(
         (Some(status), _) => {
             line!(tracing::Level::INFO, error = status.message(), "call refused");
         }
-        (None, _) if Method::find(path).is_some_and(|method| method.quiet) => {
+        (None, _) if declared.is_some_and(|method| method.quiet) => {
             line!(tracing::Level::DEBUG, "call");
         }
         (None, _) => line!(tracing::Level::INFO, "call"),
@@ -228,7 +233,12 @@ fn causes_of(status: &Status) -> String {
     status.source().map_or_else(|| status.message().to_owned(), causes)
 }
 
-fn span_of(sampling: Sampling, path: &str, correlation_id: &str, headers: &HeaderMap) -> Span {
+fn span_of(
+    sampling: Sampling,
+    (declared, path): (Option<&Method>, &str),
+    correlation_id: &str,
+    headers: &HeaderMap,
+) -> Span {
     let name = path.trim_start_matches('/');
     let (service, method) = name.split_once('/').unwrap_or((name, ""));
     macro_rules! span {
@@ -248,6 +258,10 @@ fn span_of(sampling: Sampling, path: &str, correlation_id: &str, headers: &Heade
         };
     }
     let Some(parent) = sampling.parent_of_traced(headers) else {
+        // Of which there are too many to be told of one by one, nothing is told within either.
+        if declared.is_some_and(|method| method.quiet) {
+            return Span::none();
+        }
         return span!(target: UNSAMPLED,);
     };
     let span = span!();
@@ -290,7 +304,7 @@ fn correlation_id(headers: &HeaderMap) -> Result<Option<String>, Violation> {
 }
 
 /// Checks the metadata as such; answers how long the call may take.
-fn check_form(path: &str, headers: &HeaderMap) -> Result<Duration, Violation> {
+fn check_form(method: Option<&Method>, headers: &HeaderMap) -> Result<Duration, Violation> {
     if let Some(key) = READ_ONCE.iter().find(|key| headers.get_all(**key).iter().count() > 1) {
         return Err(Violation::of(
             ErrorReason::InvalidMetadata,
@@ -299,7 +313,7 @@ fn check_form(path: &str, headers: &HeaderMap) -> Result<Duration, Violation> {
         ));
     }
     let Some(timeout) = headers.get("grpc-timeout") else {
-        let streams = Method::find(path).is_some_and(|method| method.streams);
+        let streams = method.is_some_and(|method| method.streams);
         return Ok(if streams { STREAM_DEADLINE_DEFAULT } else { DEADLINE_DEFAULT });
     };
     timeout.to_str().ok().and_then(read_timeout).map(|left| left.min(DEADLINE_MAX)).ok_or_else(
@@ -349,11 +363,11 @@ mod tests {
         for key in READ_ONCE {
             let mut headers = HeaderMap::new();
             headers.append(*key, HeaderValue::from_static("1S"));
-            assert!(check_form("", &headers).is_ok(), "{key}");
+            assert!(check_form(None, &headers).is_ok(), "{key}");
 
             headers.append(*key, HeaderValue::from_static("1S"));
 
-            assert_eq!(check_form("", &headers).unwrap_err().field, *key);
+            assert_eq!(check_form(None, &headers).unwrap_err().field, *key);
         }
     }
 

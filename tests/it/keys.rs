@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use tenantry::pb::{self, ApiKeyScope, ApiKeyState, VerifyCode};
 use tonic::Status;
 
-use crate::app::{App, Caller, count, fields, tenant, told};
+use crate::app::{App, Caller, count, fields, product, tenant, told};
 
 fn with_roles(roles: &[&str]) -> pb::ApiKey {
     pb::ApiKey {
@@ -143,24 +143,55 @@ async fn a_resellers_key_sees_the_tenants_of_its_reseller() {
 async fn the_database_never_has_a_secret() {
     let app = App::start().await;
     let root = app.as_root();
-    let request = pb::CreateApiKeyRequest {
-        api_key: Some(with_roles(&["auditor"])),
-        request_id: "kept".into(),
-        ..Default::default()
+    root.create(tenant("foo")).await.unwrap();
+    root.call("CreateProduct", product()).await.unwrap();
+    let foo = root.with("x-tenant-id", "foo");
+    let secret_of = async |caller: &Caller, method: &str, mut request: serde_json::Value| {
+        // Kept for whoever repeats it.
+        request["request_id"] = method.into();
+        let answer = caller.call(method, request).await.unwrap();
+        let secret = answer["secret"].as_str().unwrap().to_owned();
+        (answer, secret)
     };
-    let secret = root.keys().create_api_key(request).await.unwrap().into_inner().secret;
-    let part = secret.split('_').nth(3).unwrap();
-    assert!(part.len() > 40, "{part}");
+    let key = json!({"api_key": {"roles": ["auditor"]}});
+    let (made, first) = secret_of(&root, "CreateApiKey", key).await;
+    let id = &made["api_key"]["api_key_id"];
+    let (_, rotated) = secret_of(&root, "RotateApiKey", json!({"api_key_id": id})).await;
+    let installation = json!({"installation":
+        {"product_code": "PHONE", "package_code": "BASIC", "ttl_hours": 24}});
+    let installed = foo.call("CreateInstallation", installation).await.unwrap();
+    let app_key = json!({"installation_id": installed["installation"]["installation_id"]});
+    let app_key = foo.call("CreateAppKey", app_key).await.unwrap();
+    let key = json!({"external_key": {"app_key_id": app_key["app_key"]["app_key_id"],
+        "label": "web", "environment": "sod"}});
+    let (made, external) = secret_of(&foo, "CreateExternalKey", key).await;
+    let id = &made["external_key"]["external_key_id"];
+    let renewed = json!({"external_key_id": id});
+    let (_, renewed) = secret_of(&foo, "RotateExternalKey", renewed).await;
+    let (_, oauth) = secret_of(&foo, "RotateOAuthClientSecret", json!({})).await;
+    let chosen = "a-secret-that-somebody-chose";
+    let update = json!({"oauth_client": {"secret": chosen}, "request_id": "chosen"});
+    foo.call("UpdateOAuthClient", update).await.unwrap();
 
-    let hex = hex::encode(part);
-
-    for table in crate::app::rows(&app).await.keys() {
-        // As text, or as the bytes of the text, which Postgres shows in hex.
-        let found = format!(
-            "select count(*) as number from {table} t \
-             where t::text like '%{part}%' or t::text like '%{hex}%'"
-        );
-        assert_eq!(count(&app, &found).await, 0, "{table}");
+    for secret in [&*first, &rotated, &external, &renewed, &oauth, chosen] {
+        // Of the text of a key the one part that is a secret.
+        let part = secret.split('_').nth(3).unwrap_or(secret);
+        assert!(part.len() > 20, "{part}");
+        let hex = hex::encode(part);
+        for table in crate::app::rows(&app).await.keys() {
+            // As text, or as the bytes of the text, which Postgres shows in hex.
+            let found = format!(
+                "select count(*) as number from {table} t \
+                 where t::text like '%{part}%' or t::text like '%{hex}%'"
+            );
+            assert_eq!(count(&app, &found).await, 0, "{table}");
+        }
+    }
+    let told = pb::CreateApiKeyResponse { secret: first.clone(), ..Default::default() };
+    let asked = pb::VerifyKeyRequest { key: first.clone(), ..Default::default() };
+    let batch = pb::BatchVerifyKeysRequest { requests: vec![asked] };
+    for debug in [format!("{told:?}"), format!("{batch:?}")] {
+        assert!(!debug.contains(&first) && !debug.contains("tk_"), "{debug}");
     }
 }
 

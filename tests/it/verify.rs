@@ -19,7 +19,11 @@ struct Shop {
 
 impl Shop {
     async fn open() -> Self {
-        let app = App::start().await;
+        // A machine that is busy for seconds must not make a node ask again what it knows.
+        let app = App::start_with(|settings| {
+            settings.keys.lease = std::time::Duration::from_secs(60);
+        })
+        .await;
         let root = app.as_root();
         root.create(tenant("shop")).await.unwrap();
         root.call("CreateProduct", product()).await.unwrap();
@@ -82,7 +86,7 @@ async fn an_external_key_verifies_with_all_that_it_hangs_on() {
     assert_eq!(other["config"], json!({"region": "eu"}));
     // 1-22, 1-23: two times, and neither is the end of the key.
     let seconds = |ttl: &Value| ttl.as_str().unwrap().trim_end_matches('s').parse::<f64>().unwrap();
-    assert!(seconds(&told["cache_ttl"]) <= 5.0, "{told}");
+    assert!(seconds(&told["cache_ttl"]) <= 60.0, "{told}");
     assert!((seconds(&told["watched_cache_ttl"]) - 24.0 * 3600.0).abs() < 1.0, "{told}");
 }
 
