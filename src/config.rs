@@ -491,7 +491,7 @@ const POLL_INTERVALS: std::ops::RangeInclusive<Duration> =
 
 /// A lease must outlast some polls, and bounds how long a revocation may take where a node is cut off.
 const LEASES: std::ops::RangeInclusive<Duration> =
-    Duration::from_millis(250)..=Duration::from_mins(1);
+    Duration::from_millis(250)..=crate::nodes::LEASE_MAX;
 
 /// How much may be known of keys.
 const CACHE_BYTES: std::ops::RangeInclusive<u64> = (1 << 20)..=(1 << 40);

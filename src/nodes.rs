@@ -38,6 +38,9 @@ pub const HEARTBEAT_EVERY: Duration = Duration::from_secs(1);
 /// How often whoever waits looks how far the nodes are.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 
+/// The longest lease that settings allow.
+pub const LEASE_MAX: Duration = Duration::from_mins(1);
+
 /// After which part of the lease more a silent node counts as without one: clocks do not run alike.
 const DRIFT: u32 = 50;
 
@@ -67,13 +70,14 @@ impl Moment {
         Self(i64::from(now.tv_sec()) * 1_000_000_000 + i64::from(now.tv_nsec()))
     }
 
-    /// How long ago it was.
-    pub fn elapsed(self) -> Duration {
-        Self::now().since(self)
+    /// How long after another instant it is; nothing where it is not.
+    pub fn saturating_since(self, other: Self) -> Duration {
+        Duration::from_nanos(u64::try_from(self.0.saturating_sub(other.0)).unwrap_or(0))
     }
 
-    fn since(self, other: Self) -> Duration {
-        Duration::from_nanos(u64::try_from(self.0.saturating_sub(other.0)).unwrap_or(0))
+    /// How long ago it was.
+    pub fn elapsed(self) -> Duration {
+        Self::now().saturating_since(self)
     }
 }
 
@@ -94,19 +98,18 @@ impl Lease {
         Duration::from_nanos(u64::try_from(self.length_nanos).unwrap_or(0))
     }
 
-    /// How much of it is left; nothing once it is over.
-    pub fn left(&self) -> Option<Duration> {
+    /// Whether it lasts.
+    pub fn holds(&self) -> bool {
+        self.end_of().is_some()
+    }
+
+    /// When it ends; nothing once it is over.
+    pub fn end_of(&self) -> Option<Moment> {
         let until = |begun: &AtomicI64| {
             AtomicI64::load(begun, Ordering::Acquire).saturating_add(self.length_nanos)
         };
         let until = until(&self.began).min(until(&self.announced));
-        let left = until.saturating_sub(Moment::now().0);
-        u64::try_from(left).ok().filter(|left| *left > 0).map(Duration::from_nanos)
-    }
-
-    /// Whether it lasts.
-    pub fn holds(&self) -> bool {
-        self.left().is_some()
+        Some(Moment(until)).filter(|end| *end > Moment::now())
     }
 
     /// Whether the node has said that it is there for as long as a lease lasts.
@@ -153,17 +156,24 @@ pub async fn register(conn: &mut AsyncPgConnection, node: Uuid, lease: Duration)
     Ok(())
 }
 
-/// Says that a node is there, and how far it is; false where it is not in the table any more.
+/// Says that a node is there, and how far it is; false where it is not in the table any more, or not as it said
+/// last: then this is another state of the database than the one that it said it to.
 ///
 /// # Errors
 ///
 /// What the database reports.
-pub async fn renew(conn: &mut AsyncPgConnection, node: Uuid, applied: &str) -> Result<bool> {
+pub async fn renew(
+    conn: &mut AsyncPgConnection,
+    node: Uuid,
+    (said, applied): (&str, &str),
+) -> Result<bool> {
     let rows = diesel::sql_query(
-        "update nodes set applied = $2, renew_time = clock_timestamp() where node_id = $1",
+        "update nodes set applied = $2, renew_time = clock_timestamp()
+             where node_id = $1 and applied = $3",
     )
     .bind::<SqlUuid, _>(node)
     .bind::<Text, _>(applied)
+    .bind::<Text, _>(said)
     .execute(conn)
     .await?;
     Ok(rows == 1)
@@ -210,7 +220,8 @@ struct Behind {
 pub async fn confirm(shared: &Shared, revision: &str, deadline: Instant) -> Result<Confirmation> {
     // The change was committed before, so no lease that was renewed without it begins later than this.
     let committed = Moment::now();
-    let mut longest = shared.keys.lease().length();
+    // Of leases that nobody could look up yet, the longest that there may be.
+    let mut longest = LEASE_MAX;
     let mut silent = None;
     loop {
         let behind = async |conn: &mut AsyncPgConnection| behind(conn, revision).await;
@@ -219,7 +230,8 @@ pub async fn confirm(shared: &Shared, revision: &str, deadline: Instant) -> Resu
                 let lease = |node: &Behind| {
                     Duration::from_millis(u64::try_from(node.lease_milliseconds).unwrap_or(0))
                 };
-                longest = nodes.iter().map(lease).fold(longest, Duration::max);
+                let own = shared.keys.lease().length();
+                longest = nodes.iter().map(lease).fold(own, Duration::max);
                 let late = nodes.into_iter().filter(|node| node.is_behind);
                 let late = late.map(|node| node.node_id.to_string()).collect::<Vec<_>>();
                 if late.is_empty() {
@@ -231,7 +243,7 @@ pub async fn confirm(shared: &Shared, revision: &str, deadline: Instant) -> Resu
             Err(Error::DatabaseAway(_) | Error::Overloaded(_)) => {}
             Err(error) => return Err(error),
         }
-        if Moment::now().since(committed) > longest + longest / DRIFT {
+        if Moment::now().saturating_since(committed) > longest + longest / DRIFT {
             let silent_node_ids = silent.unwrap_or_default();
             return Ok(Confirmation { confirmed: false, silent_node_ids });
         }
@@ -270,7 +282,9 @@ mod tests {
         lease.renew(now);
         assert!(!lease.holds(), "nobody knows of the node yet");
         lease.announce(now);
-        assert!(lease.left().is_some_and(|left| left <= Duration::from_secs(5)));
+        assert!(
+            lease.end_of().is_some_and(|end| end.saturating_since(now) <= Duration::from_secs(5))
+        );
         lease.announce(long_ago);
         assert!(!lease.holds());
         lease.announce(now);

@@ -608,7 +608,8 @@ pub fn masked(
     let known = |path: &String| fields.iter().map(|(name, _)| *name).find(|name| name == path);
     let refused = |path: &String| {
         let names = fields.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ");
-        let text = format!("names \"{path}\", which cannot be changed; what can: {names}");
+        let text =
+            format!("names \"{path}\", which is no field that can be changed: those are {names}");
         Violation::of(ErrorReason::ImmutableField, "update_mask", text)
     };
     let unknown = paths

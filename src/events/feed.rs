@@ -407,7 +407,8 @@ pub async fn run(shared: Arc<Shared>) -> Result<()> {
     let interval = shared.settings.feed.poll_interval;
     let database = shared.database.apart(CONNECTIONS)?;
     let patience = POLL_TIMEOUT.min(shared.keys.lease().length());
-    let mut poller = Poller { shared, database, since: None, highest: 0, announced: None };
+    let mut poller =
+        Poller { shared, database, since: None, highest: 0, announced: None, said: String::new() };
     let mut failed = false;
     loop {
         let polled = tokio::time::timeout(patience, poller.poll()).await;
@@ -461,9 +462,17 @@ struct Poller {
     since: Option<Moment>,
     /// The highest position that was heard of.
     highest: i64,
-    /// When the node began to say last that it is there.
+    /// When the node began to say last that it is there, and what it said that it had applied.
     announced: Option<Boot>,
+    said: String,
 }
+
+/// What a node says that has applied nothing yet.
+const UNSAID: &str = "1:1:";
+
+/// How far clocks of nodes may lie apart, by which the ids of events are made, for news to be heard. Further
+/// back they are not looked for.
+const SKEW_AT_MOST: TimeDelta = TimeDelta::days(30);
 
 impl Poller {
     /// Looks what is new; answers whether that was all.
@@ -471,12 +480,14 @@ impl Poller {
         let shared = self.shared.clone();
         let Shared { feed, keys, clock, .. } = &*shared;
         // Whoever waits for this node must know of it before the poll begins that lets it trust anything.
+        // What happened while it was not known is too much to be told apart: it begins anew.
         if !keys.lease().is_announced() {
-            keys.lease().end();
-            self.announce("1:1:").await?;
+            self.lose();
+            self.announce(UNSAID).await?;
         }
         let (began, boot) = (Instant::now(), Boot::now());
         let oldest = lowest_id(clock.now() - OPEN_AT_MOST);
+        let oldest_fresh = lowest_id(clock.now() - SKEW_AT_MOST);
         let is_watched = !feed.is_deserted();
         let told = feed.told().map(|(cursor, _)| cursor.place);
 
@@ -484,9 +495,9 @@ impl Poller {
         let conn = transaction.conn();
         let moment = store::moment(conn).await?;
         // The database was put back to an earlier state: nothing that is known of it holds.
-        let is_back = self.since.as_ref().is_some_and(|since| moment.next < since.settled_below);
+        let is_back = self.since.as_ref().is_some_and(|since| moment.next < since.next);
         let fresh = match &self.since {
-            Some(since) if !is_back => store::fresh(conn, since, oldest, FRESH_ROWS).await?,
+            Some(since) if !is_back => store::fresh(conn, since, oldest_fresh, FRESH_ROWS).await?,
             _ => Vec::new(),
         };
         let settled = match told {
@@ -549,27 +560,40 @@ impl Poller {
 
     /// Says that the node is there, and how far it is.
     async fn announce(&mut self, applied: &str) -> Result<()> {
-        let (feed, keys) = (&self.shared.feed, &self.shared.keys);
+        let feed = self.shared.feed.clone();
         let began = Boot::now();
         let deadline = Instant::now() + POLL_TIMEOUT;
         let mut transaction = self.database.begin_as(Role::Feed, deadline).await?;
         let known = *locked(&feed.node);
         let is_there = match known {
-            Some(node) => nodes::renew(transaction.conn(), node, applied).await?,
+            Some(node) => nodes::renew(transaction.conn(), node, (&self.said, applied)).await?,
             None => false,
         };
-        if !is_there {
+        if is_there {
+            applied.clone_into(&mut self.said);
+        } else {
             // Nobody waits for what is not in the table: from here on what is known counts for nothing.
-            keys.lose();
-            self.since = None;
+            self.lose();
+            if let Some(node) = known {
+                nodes::leave(transaction.conn(), node).await?;
+            }
             let node = self.shared.clock.uuid();
-            nodes::register(transaction.conn(), node, keys.lease().length()).await?;
-            *locked(&feed.node) = Some(node);
+            nodes::register(transaction.conn(), node, self.shared.keys.lease().length()).await?;
+            *locked(&self.shared.feed.node) = Some(node);
+            UNSAID.clone_into(&mut self.said);
         }
         transaction.commit().await?;
-        keys.lease().announce(began);
+        self.shared.keys.lease().announce(began);
         self.announced = Some(began);
         Ok(())
+    }
+
+    /// Knows nothing any more: what happens from now until the next poll is not told apart.
+    fn lose(&mut self) {
+        self.shared.keys.lose();
+        self.since = None;
+        // It gets another row in the table than the one of what it knew.
+        self.said.clear();
     }
 }
 

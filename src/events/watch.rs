@@ -336,7 +336,14 @@ impl Watcher {
         let (account, tenant) = call.named();
         let correlation_id = &call.correlation_id;
         let key_id = call.caller.key_id;
-        let earlier = Earlier { method, key_id, account, tenant, correlation_id };
+        let earlier = Earlier {
+            method,
+            key_id,
+            account,
+            tenant,
+            correlation_id,
+            bearer: Some(&call.caller.bearer),
+        };
         let deadline = Instant::now() + READ_TIMEOUT;
         let _turn = self.shared.feed.catching_up.acquire().await.map_err(Error::internal)?;
         let again =

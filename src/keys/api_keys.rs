@@ -294,6 +294,7 @@ async fn hold(shared: &Shared, change: &mut Change<'_>, id: Uuid, etag: &str) ->
     };
     let record = store::find_for_update(change.conn(), call, master, id).await?;
     check_etag(etag, record.key.version, Kind::ApiKey, &id.to_string())?;
+    call.check_environment(record.key.environment.as_deref())?;
     let is_last_admin = admins == [record.key.key_ref()];
     let tenant_ids = tenant_ids(change.conn(), std::slice::from_ref(&record)).await?;
     let tenant = record.key.tenant_uid.and_then(|uid| Some((uid, tenant_ids.get(&uid)?.clone())));

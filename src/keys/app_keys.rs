@@ -171,6 +171,7 @@ pub(super) async fn add(
     configs: &[(String, Value)],
 ) -> Result<AppKey> {
     for (environment, _) in configs {
+        change.call.check_environment(Some(environment))?;
         environments::find(change.conn(), environment).await?;
     }
     let app_key = AppKey {
@@ -354,6 +355,7 @@ pub async fn delete(
     shared
         .mutator
         .mutate(call, request, async |change: &mut Change<'_>| {
+            change.call.check_environment(None)?;
             check_protection_of_keys(change, tenant.uid).await?;
             let app_key = find(change.conn(), tenant, &id).await?;
             installations::hold_alone(change, tenant, &app_key.installation_id)
@@ -391,6 +393,8 @@ pub async fn get_config(
     else {
         return Err(Error::internal("a field was refused without a violation"));
     };
+
+    call.check_environment(Some(&environment))?;
 
     let found = shared
         .read(call, async |conn| {
@@ -472,6 +476,7 @@ async fn replace(
     new: &NewConfig,
 ) -> Result<pb::KeyConfig> {
     let NewConfig { app_key_id, environment, config, etag } = new;
+    change.call.check_environment(Some(environment))?;
     store::hold(change.conn(), tenant).await?;
     check_protection_of_keys(change, tenant.uid).await?;
     let (app_key, _) = hold(change, tenant, app_key_id).await?;

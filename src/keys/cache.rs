@@ -56,6 +56,9 @@ const RESOLVE_TIMEOUT: Duration = Duration::from_secs(2);
 const MISSING_MAX: usize = 10_000;
 const MISSING_FOR: Duration = Duration::from_secs(2);
 
+/// How many keys wait to be read at most.
+const WAITING_MAX: usize = 10_000;
+
 /// How many texts of keys that were made elsewhere are remembered by their digest.
 const ALIASES_MAX: usize = 100_000;
 
@@ -92,8 +95,15 @@ pub struct Answer {
     pub known: Option<Arc<Known>>,
     /// The state that this is of; nothing where nobody knows.
     pub revision: Option<Arc<str>>,
-    /// How much of the lease was left; nothing where the database was asked without one.
-    pub lease: Option<Duration>,
+    /// For how long it holds; nothing where the database was asked by a node without a lease.
+    pub known_until: Option<KnownUntil>,
+}
+
+/// For how long an answer holds: until the lease that it was given under is over, or until the next news.
+#[derive(Clone, Copy, Debug)]
+pub struct KnownUntil {
+    end: Moment,
+    generation: u64,
 }
 
 /// What a node knows of keys.
@@ -108,6 +118,8 @@ pub struct KeyCache {
     applied: RwLock<Option<Arc<Applied>>>,
     /// How many polls were applied.
     polls: watch::Sender<u64>,
+    /// Counts the news. Changed under the lock of the state, and before what the news are of.
+    generation: AtomicU64,
     state: Mutex<State>,
 }
 
@@ -162,8 +174,6 @@ enum Concern {
 
 #[derive(Default)]
 struct State {
-    /// Counts the news.
-    generation: u64,
     /// Whether all news since a moment are heard, so that what is read may be kept.
     follows: bool,
     flights: HashMap<Asked, Flight>,
@@ -225,6 +235,7 @@ impl KeyCache {
             missing: Cache::new(MISSING_MAX),
             applied: RwLock::new(None),
             polls: watch::Sender::new(0),
+            generation: AtomicU64::new(0),
             state: Mutex::default(),
         })
     }
@@ -272,7 +283,7 @@ impl KeyCache {
         at_least: Option<&Revision>,
         deadline: Instant,
     ) -> Result<Answer> {
-        let nothing = Answer { known: None, revision: self.revision(), lease: self.lease.left() };
+        let nothing = Answer { known: None, revision: self.revision(), known_until: None };
         if self.lease.holds() && at_least.is_none() && self.locked().has_imported == Some(false) {
             return Ok(nothing);
         }
@@ -333,30 +344,46 @@ impl KeyCache {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// How much of the lease is left that an answer was given under; nothing once it is over, or there were
+    /// news since, after which the key is to be found anew.
+    pub fn left(&self, until: KnownUntil) -> Option<Duration> {
+        let left = until.end.saturating_since(Moment::now());
+        let is_latest = self.generation.load(Ordering::Acquire) == until.generation;
+        Some(left).filter(|left| is_latest && !left.is_zero())
+    }
+
+    /// For how long what is found now is known to hold. Asked for before anything is looked up.
+    fn known_until(&self) -> Option<KnownUntil> {
+        let generation = self.generation.load(Ordering::Acquire);
+        Some(KnownUntil { end: self.lease.end_of()?, generation })
+    }
+
     /// What is known of a key without asking.
     fn known(&self, key_ref: KeyRef, at_least: Option<&Revision>) -> Option<Answer> {
-        let lease = Some(self.lease.left()?);
+        let known_until = Some(self.known_until()?);
+        // Before the key: what this state has of it was dropped before the state was told of.
+        let applied = self.applied()?;
+        let polls = *self.polls.borrow();
         let kept = self.kept.get(&key_ref).filter(|kept| kept.is_current());
         let Some(kept) = kept else {
             return self.known_missing(Asked::Ref(key_ref), at_least);
         };
-        let applied = self.applied()?;
         if at_least.is_some_and(|revision| !applied.snapshot.covers(revision)) {
             return None;
         }
         // What was read after the last poll began is of a later state than that.
-        let is_newer = *self.polls.borrow() < kept.polls + 2;
+        let is_newer = polls < kept.polls + 2;
         let revision = kept.revision.clone().filter(|_| is_newer).unwrap_or(applied.text.clone());
-        Some(Answer { known: Some(kept.known.clone()), revision: Some(revision), lease })
+        Some(Answer { known: Some(kept.known.clone()), revision: Some(revision), known_until })
     }
 
     fn known_missing(&self, asked: Asked, at_least: Option<&Revision>) -> Option<Answer> {
+        let known_until = Some(self.known_until()?);
         let until = self.missing.get(&asked)?;
-        let lease = Some(self.lease.left()?);
         (at_least.is_none() && Instant::now() < until).then(|| Answer {
             known: None,
             revision: self.revision(),
-            lease,
+            known_until,
         })
     }
 
@@ -370,20 +397,31 @@ impl KeyCache {
         if let Some(answer) = self.known_missing(asked, at_least) {
             return Ok(answer);
         }
-        let mut done = self.board(asked, at_least.is_none());
+        let mut done = self.board(asked, at_least.is_none())?;
         let landed = tokio::time::timeout_at(deadline, done.wait_for(Option::is_some)).await;
         let landed = landed.map_err(|_| Error::DeadlineExceeded)?;
         let landed = landed.map_err(|_| Error::internal("a reading of a key was given up"))?;
-        match landed.clone() {
-            Some(landed) => Ok(landed?),
-            None => Err(Error::internal("a reading ended without an answer")),
+        let answer = match landed.clone() {
+            Some(landed) => landed?,
+            None => return Err(Error::internal("a reading ended without an answer")),
+        };
+        // A database that was put back to an earlier state has not come as far again.
+        if let (Some(wanted), Some(read)) = (at_least, answer.revision.as_deref())
+            && !read.parse::<Snapshot>().map_err(Error::internal)?.covers(wanted)
+        {
+            return Err(Error::DatabaseAway("the database is not at min_revision yet".into()));
         }
+        Ok(answer)
     }
 
     /// Joins a reading that will see what holds now, or begins one.
-    fn board(self: &Arc<Self>, asked: Asked, may_share: bool) -> watch::Receiver<Option<Landed>> {
+    fn board(
+        self: &Arc<Self>,
+        asked: Asked,
+        may_share: bool,
+    ) -> Result<watch::Receiver<Option<Landed>>> {
         let mut state = self.locked();
-        let generation = state.generation;
+        let generation = self.generation.load(Ordering::Acquire);
         // One that was sent already is as good as what is kept: while the node hears what happens.
         let shares_sent = may_share && state.follows && self.lease.holds();
         if let Some(flight) = state.flights.get(&asked) {
@@ -392,8 +430,11 @@ impl KeyCache {
                 Some(sent) => shares_sent && sent == generation,
             };
             if joins {
-                return flight.done.subscribe();
+                return Ok(flight.done.subscribe());
             }
+        }
+        if state.waiting.len() >= WAITING_MAX {
+            return Err(Error::Overloaded("too many keys wait to be read".into()));
         }
         let (done, receiver) = watch::channel(None);
         state.flights.insert(asked, Flight { sent: None, done });
@@ -402,7 +443,7 @@ impl KeyCache {
             state.running += 1;
             tokio::spawn(self.clone().resolve());
         }
-        receiver
+        Ok(receiver)
     }
 
     /// Resolves what waits, until nothing does.
@@ -416,11 +457,19 @@ impl KeyCache {
                     return;
                 }
                 let asked = state.waiting.drain(..number).collect::<Vec<_>>();
-                let generation = state.generation;
+                let generation = self.generation.load(Ordering::Acquire);
                 let mut batch = Vec::with_capacity(number);
                 for one in asked {
-                    // Answered already, where it was asked for twice.
+                    // Sent already, where it was asked for twice.
                     let Some(flight) = state.flights.get_mut(&one) else { continue };
+                    if flight.sent.is_some() {
+                        continue;
+                    }
+                    if flight.done.receiver_count() == 0 {
+                        // Nobody waits for it any more.
+                        state.flights.remove(&one);
+                        continue;
+                    }
                     flight.sent = Some(generation);
                     batch.push((one, flight.done.clone()));
                 }
@@ -436,7 +485,7 @@ impl KeyCache {
             .resolving
             .run(RESOLVE_TIMEOUT, async |conn| resolve::load(conn, &asked).await)
             .await;
-        let found = rows.and_then(|rows| rows.decode(&self.master, &asked));
+        let found = rows.map(|rows| rows.decode(&self.master, &asked));
         let mut state = self.locked();
         for (one, done) in &batch {
             // Unless somebody began another reading of it meanwhile.
@@ -446,22 +495,27 @@ impl KeyCache {
         }
         match found {
             Ok(mut found) => {
-                let keeps = state.follows && state.generation == generation;
+                let keeps = state.follows && self.generation.load(Ordering::Acquire) == generation;
+                let known_until = self.known_until().filter(|_| keeps);
                 let revision = found.snapshot.clone();
                 for (one, done) in batch {
-                    let known = found.keys.remove(&one).map(|known| state.share(known));
+                    let known = match found.keys.remove(&one) {
+                        Some(Err(why)) => {
+                            // One row that cannot be read is no reason to refuse the others.
+                            done.send_replace(Some(Err(Failed::Fault(why))));
+                            continue;
+                        }
+                        Some(Ok(known)) => Some(state.share(known)),
+                        None => None,
+                    };
                     if keeps {
                         match &known {
                             Some(known) => self.keep(&mut state, known, revision.clone()),
                             None => self.missing.insert(one, Instant::now() + MISSING_FOR),
                         }
                     }
-                    let lease = self.lease.left().filter(|_| keeps);
-                    done.send_replace(Some(Ok(Answer {
-                        known,
-                        revision: revision.clone(),
-                        lease,
-                    })));
+                    let revision = revision.clone();
+                    done.send_replace(Some(Ok(Answer { known, revision, known_until })));
                 }
             }
             Err(error) => {
@@ -498,7 +552,7 @@ impl KeyCache {
             return;
         }
         let mut state = self.locked();
-        state.generation += 1;
+        self.generation.fetch_add(1, Ordering::AcqRel);
         for News { kind, account_id, tenant_uid, resource_id } in news {
             let (resource, what) = kind.split_once('.').unwrap_or((kind, ""));
             match (resource, tenant_uid, account_id) {
@@ -523,15 +577,15 @@ impl KeyCache {
 
     /// Forgets a key, of which something newer is known.
     pub fn drop_key(&self, key_ref: KeyRef) {
-        let mut state = self.locked();
-        state.generation += 1;
+        let _state = self.locked();
+        self.generation.fetch_add(1, Ordering::AcqRel);
         self.kept.remove(&key_ref);
     }
 
     /// Forgets everything: something happened that was not heard of.
     pub fn forget(&self) {
-        let mut state = self.locked();
-        state.generation += 1;
+        let _state = self.locked();
+        self.generation.fetch_add(1, Ordering::AcqRel);
         self.kept.clear();
         self.missing.clear();
     }
@@ -573,8 +627,7 @@ impl KeyCache {
 
 impl State {
     /// Lets keys share what is the same for them.
-    fn share(&mut self, known: Known) -> Arc<Known> {
-        let mut known = known;
+    fn share(&mut self, mut known: Known) -> Arc<Known> {
         if let Some(tenant) = &known.owner.tenant {
             known.owner = shared(&mut self.owners, tenant.uid, known.owner.clone());
         }

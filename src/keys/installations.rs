@@ -479,6 +479,7 @@ async fn delete_one(
     id: &str,
     sent_etag: &str,
 ) -> Result<pb::DeleteInstallationResponse> {
+    change.call.check_environment(None)?;
     check_protection_of_keys(change, tenant.uid).await?;
     let installation = hold_alone(change, tenant, id).await?;
     check_etag(sent_etag, installation.version, Kind::Installation, id)?;

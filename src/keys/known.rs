@@ -4,7 +4,10 @@
 //! trial or of a lock is compared with the clock at each verification, so nothing has to be dropped when one
 //! of them comes.
 
-use std::{fmt, sync::Arc};
+use std::{
+    fmt,
+    sync::{Arc, LazyLock},
+};
 
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
@@ -164,15 +167,21 @@ impl ApiGrants {
             .is_some_and(|place| self.permissions & 1 << place != 0)
     }
 
-    /// What it grants, in the order of [`PERMISSIONS`].
+    /// What it grants, sorted.
     pub fn permissions(&self) -> impl Iterator<Item = &'static str> {
-        PERMISSIONS
+        SORTED
             .iter()
-            .enumerate()
             .filter(|(place, _)| self.permissions & 1 << *place != 0)
             .map(|(_, name)| *name)
     }
 }
+
+/// The permissions with their bits, in the order in which they are told.
+static SORTED: LazyLock<Vec<(usize, &str)>> = LazyLock::new(|| {
+    let mut sorted = PERMISSIONS.iter().copied().enumerate().collect::<Vec<_>>();
+    sorted.sort_by_key(|(_, name)| *name);
+    sorted
+});
 
 /// Every permission has a bit.
 const _: () = assert!(PERMISSIONS.len() <= 64);

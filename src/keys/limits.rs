@@ -56,8 +56,9 @@ pub fn read_rate(pb: Option<&pb::RateLimit>, at: &str, fields: &mut Fields) -> O
 pub fn read_credits(pb: Option<&pb::Credits>, at: &str, fields: &mut Fields) -> Option<Credits> {
     let pb::Credits { amount, refill_amount, refill_interval, remaining: _ } = pb?;
     let amount = match *amount {
-        0..=AMOUNT_MAX => Ok(*amount),
-        other => Err(format!("is {other}, and must be 0 to {AMOUNT_MAX}")),
+        None => Err("is required, be it 0".to_owned()),
+        Some(amount @ 0..=AMOUNT_MAX) => Ok(amount),
+        Some(other) => Err(format!("is {other}, and must be 0 to {AMOUNT_MAX}")),
     };
     let amount = fields.take(&format!("{at}.amount"), amount)?;
     let Some(interval) = refill_interval else {
@@ -78,11 +79,13 @@ pub fn read_credits(pb: Option<&pb::Credits>, at: &str, fields: &mut Fields) -> 
 }
 
 fn seconds(duration: Option<&prost_types::Duration>, max: i32) -> Result<i32, String> {
-    duration
+    let duration =
+        duration.ok_or_else(|| format!("is required: whole seconds, from 1 to {max}"))?;
+    Some(duration)
         .filter(|duration| duration.nanos == 0)
         .and_then(|duration| i32::try_from(duration.seconds).ok())
         .filter(|seconds| (1..=max).contains(seconds))
-        .ok_or_else(|| format!("is required: whole seconds, from 1 to {max}"))
+        .ok_or_else(|| format!("is not whole seconds from 1 to {max}"))
 }
 
 impl Limits {
@@ -94,7 +97,7 @@ impl Limits {
             window: Some(duration(rate.window_seconds)),
         });
         let credits = self.credits.map(|credits| pb::Credits {
-            amount: credits.amount,
+            amount: Some(credits.amount),
             refill_amount: credits.refill.map_or(0, |(added, _)| added),
             refill_interval: credits.refill.map(|(_, interval)| duration(interval)),
             remaining: remaining.unwrap_or(credits.amount),
@@ -179,7 +182,8 @@ mod tests {
         refill_interval: Option<prost_types::Duration>,
     ) -> Result<Option<Credits>, usize> {
         let mut fields = Fields::default();
-        let pb = pb::Credits { amount, refill_amount, refill_interval, remaining: 77 };
+        let pb =
+            pb::Credits { amount: Some(amount), refill_amount, refill_interval, remaining: 77 };
         let read = read_credits(Some(&pb), "credits", &mut fields);
         fields.finish().map(|()| read).map_err(violations)
     }

@@ -1,6 +1,9 @@
 //! Reads what is known of keys: many of them by one statement.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use chrono::{DateTime, Utc};
 use diesel::{
@@ -27,7 +30,7 @@ use super::{
 };
 use crate::{
     allowlist,
-    error::{Error, Result},
+    error::{Error, Result, causes},
     schema::imported_keys,
     tenants::model::{LockMode, Standing, TenantState},
 };
@@ -43,8 +46,8 @@ pub enum Asked {
 
 /// What was found of the keys that were asked for.
 pub struct Found {
-    /// The keys, by what they were asked for.
-    pub keys: HashMap<Asked, Known>,
+    /// The keys, by what they were asked for; of one that cannot be read, why.
+    pub keys: HashMap<Asked, Result<Known, Arc<str>>>,
     /// The state of the database that this is of, as a `pg_snapshot`.
     pub snapshot: Option<Arc<str>>,
 }
@@ -249,32 +252,29 @@ pub async fn has_imported(conn: &mut AsyncPgConnection) -> QueryResult<bool> {
 }
 
 impl Rows {
-    /// Decodes them.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Internal`] for what the service did not write.
-    pub fn decode(self, master: &MasterKey, asked: &[Asked]) -> Result<Found> {
+    /// Decodes them. A key that was asked for by its ref and by its digest is there by both.
+    pub fn decode(mut self, master: &MasterKey, asked: &[Asked]) -> Found {
+        let asked = asked.iter().collect::<HashSet<_>>();
         let mut found = Found { keys: HashMap::new(), snapshot: None };
-        for mut row in self.0 {
+        for row in &mut self.0 {
             let snapshot = std::mem::take(&mut row.snapshot);
             found.snapshot.get_or_insert_with(|| snapshot.into());
-            let known = row.decode(master)?;
-            let by_ref = Asked::Ref(known.key_ref);
-            let digests = [Some(&known.secret), known.old_secret.as_deref().map(|(old, _)| old)];
-            let by_digest =
-                digests.into_iter().flatten().map(|one| Asked::Digest(*one.digest.as_bytes()));
-            let by = std::iter::once(by_ref).chain(by_digest).find(|by| asked.contains(by));
-            if let Some(by) = by {
-                found.keys.insert(by, known);
+            let by_ref = Asked::Ref(KeyRef { route: row.route, number: row.number });
+            let digests = [Some(&*row.digest), row.old_digest.as_deref()];
+            let digests = digests.into_iter().flatten().filter_map(|it| it.try_into().ok());
+            for by in std::iter::once(by_ref).chain(digests.map(Asked::Digest)) {
+                if asked.contains(&by) {
+                    let known = row.decode(master).map_err(|why| causes(&why).into());
+                    found.keys.insert(by, known);
+                }
             }
         }
-        Ok(found)
+        found
     }
 }
 
 impl Row {
-    fn decode(self, master: &MasterKey) -> Result<Known> {
+    fn decode(&self, master: &MasterKey) -> Result<Known> {
         let key_ref = KeyRef { route: self.route, number: self.number };
         let old_secret = match (&self.old_digest, self.old_master_key_version, self.old_end_time) {
             (Some(digest), Some(version), Some(end)) => {
@@ -326,20 +326,21 @@ impl Row {
         Ok(Owner { account_id: self.account_id.clone().or(of_tenant), tenant, allowlist })
     }
 
-    fn kind(self) -> Result<KeyKind> {
+    fn kind(&self) -> Result<KeyKind> {
         if let Some(scope) = self.scope {
-            let roles = roles_named(&self.roles.unwrap_or_default());
-            let backends = self.backend_ids.unwrap_or_default().into_iter().flatten().collect();
-            return Ok(KeyKind::Api(ApiGrants::new(scope, roles, self.reseller_id, backends)));
+            let roles = roles_named(self.roles.as_deref().unwrap_or_default());
+            let backends = self.backend_ids.iter().flatten().flatten().cloned().collect();
+            let reseller = self.reseller_id.clone();
+            return Ok(KeyKind::Api(ApiGrants::new(scope, roles, reseller, backends)));
         }
         let missing = || Error::internal("an external key hangs on nothing");
         let app = App {
-            app_key_id: self.app_key_id.ok_or_else(missing)?,
-            installation_id: self.installation_id.ok_or_else(missing)?,
-            product_code: self.product_code.ok_or_else(missing)?,
-            package_code: self.package_code.ok_or_else(missing)?,
+            app_key_id: self.app_key_id.clone().ok_or_else(missing)?,
+            installation_id: self.installation_id.clone().ok_or_else(missing)?,
+            product_code: self.product_code.clone().ok_or_else(missing)?,
+            package_code: self.package_code.clone().ok_or_else(missing)?,
             ttl_hours: self.ttl_hours.ok_or_else(missing)?,
-            config: self.config.unwrap_or_default(),
+            config: self.config.clone().unwrap_or_default(),
         };
         let geo = GeoRules::of_stored(self.geo.as_ref())?;
         let devices = DeviceRules::of_stored(self.device.as_ref())?;

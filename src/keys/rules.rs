@@ -280,9 +280,15 @@ impl Device {
     pub fn of_user_agent(text: &str) -> Option<Self> {
         let said = Parser::new().parse(text).filter(|said| said.name != VALUE_UNKNOWN)?;
         let told = |text| if text == VALUE_UNKNOWN { "" } else { text };
+        // By the names that everybody uses: rules are written with those.
+        let system = match said.os {
+            "iPhone" | "iPad" | "iPod" => "iOS",
+            "Mac OSX" => "Mac OS X",
+            other => told(other),
+        };
         Some(Self {
             client: Told::new(told(said.name), told(said.version)),
-            system: Told::new(told(said.os), told(&said.os_version)),
+            system: Told::new(system, told(&said.os_version)),
         })
     }
 }

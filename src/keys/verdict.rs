@@ -198,6 +198,9 @@ impl Check {
             Some(ip) => format!("asked for {ip}"),
         };
         let rules = |what: &str, asked: String| format!("{what}; {asked}");
+        let is = |passed: &str, failed: &str| {
+            if self.passes(known, question) { passed.to_owned() } else { failed.to_owned() }
+        };
         match (self, &known.kind) {
             (Self::Revoked, _) => known
                 .revoke_time
@@ -229,8 +232,11 @@ impl Check {
             }
             (Self::Ip, KeyKind::Api(_)) => "no IP allow-list binds the key".to_owned(),
             (Self::Ip, KeyKind::External(_)) => "an IP allow-list binds API keys alone".to_owned(),
-            (Self::GeoDeny | Self::GeoAllow, KeyKind::External(of)) if !of.geo.is_empty() => {
-                rules("the key has rules from where it may be used", from())
+            (Self::GeoDeny, KeyKind::External(of)) if !of.geo.is_empty() => {
+                rules(&is("not in a network of geo.deny", "geo.deny stands against it"), from())
+            }
+            (Self::GeoAllow, KeyKind::External(of)) if !of.geo.is_empty() => {
+                rules(&is("nothing of geo.allow is missing", "in no network of geo.allow"), from())
             }
             (Self::GeoDeny | Self::GeoAllow, _) => "the key may be used from anywhere".to_owned(),
             (Self::DeviceDeny | Self::DeviceAllow, KeyKind::External(of))
@@ -240,7 +246,8 @@ impl Check {
                     None => "no device is given".to_owned(),
                     Some(_) => "asked for the one that is given".to_owned(),
                 };
-                rules("the key has rules from which devices it may be used", device)
+                let list = if self == Self::DeviceDeny { "device.deny" } else { "device.allow" };
+                rules(&format!("{list} {}", is("lets it pass", "stands against it")), device)
             }
             (Self::DeviceDeny | Self::DeviceAllow, _) => {
                 "the key may be used from any device".to_owned()

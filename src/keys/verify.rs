@@ -1,6 +1,6 @@
 //! Whether keys are good: the methods that tell.
 
-use std::{net::IpAddr, sync::Arc, time::Duration};
+use std::{borrow::Cow, net::IpAddr, sync::Arc, time::Duration};
 
 use chrono::{DateTime, Utc};
 use futures_util::future::try_join_all;
@@ -53,9 +53,11 @@ pub async fn verify(
     call: &Call,
     request: &pb::VerifyKeyRequest,
 ) -> Result<pb::VerifyKeyResponse> {
-    let asked = Asked::read(request, "")?;
+    let mut fields = Fields::default();
+    let asked = Asked::read(request, "", &mut fields);
+    fields.finish()?;
 
-    verify_one(shared, call, &asked).await
+    again(shared, call, &asked, None).await
 }
 
 /// Tells whether each of several keys is good.
@@ -73,10 +75,23 @@ pub async fn batch(
         let why = format!("are {number}, and must be 1 to {BATCH_MAX}");
         return Err(Error::invalid("requests", why));
     }
-    let read = |(place, one)| Asked::read(one, &format!("requests[{place}]."));
-    let asked = request.requests.iter().enumerate().map(read).collect::<Result<Vec<_>>>()?;
+    let mut fields = Fields::default();
+    let places = request.requests.iter().enumerate();
+    let asked = places
+        .map(|(place, one)| Asked::read(one, &format!("requests[{place}]."), &mut fields))
+        .collect::<Vec<_>>();
+    fields.finish()?;
 
-    let responses = try_join_all(asked.iter().map(|one| verify_one(shared, call, one))).await?;
+    let settled = asked.iter().map(|one| settle(shared, call, one, None));
+    let settled = try_join_all(settled).await?;
+    let mut responses = Vec::with_capacity(number);
+    for (one, settled) in asked.iter().zip(settled) {
+        // All were waited for: what was found first may not hold any more, and is found anew.
+        responses.push(match tell(shared, call, one, &settled) {
+            Some(response) => response,
+            None => again(shared, call, one, settled.spent).await?,
+        });
+    }
 
     Ok(pb::BatchVerifyKeysResponse { responses })
 }
@@ -84,16 +99,20 @@ pub async fn batch(
 /// What a caller asks of a key.
 struct Asked<'a> {
     request: &'a pb::VerifyKeyRequest,
+    environment: Cow<'a, str>,
     client_ip: Option<IpAddr>,
     device: Option<Device>,
     at_least: Option<Revision>,
 }
 
 impl<'a> Asked<'a> {
-    /// Reads a request whose fields stand behind a prefix.
-    fn read(request: &'a pb::VerifyKeyRequest, prefix: &str) -> Result<Self> {
-        let mut fields = Fields::default();
-        if let Err(why) = id(&request.environment) {
+    /// Reads a request whose fields stand behind a prefix, noting what is wrong with it.
+    fn read(request: &'a pb::VerifyKeyRequest, prefix: &str, fields: &mut Fields) -> Self {
+        let mut environment = Cow::Borrowed(&*request.environment);
+        if environment.bytes().any(|byte| byte.is_ascii_uppercase()) {
+            environment = environment.to_ascii_lowercase().into();
+        }
+        if let Err(why) = id(&environment) {
             fields.refuse(&format!("{prefix}environment"), why);
         }
         let client_ip = match &*request.client_ip {
@@ -107,7 +126,7 @@ impl<'a> Asked<'a> {
             },
         };
         let device = match &request.device {
-            Some(device) => Device::read(Some(device), "", prefix, &mut fields),
+            Some(device) => Device::read(Some(device), "", prefix, fields),
             // Only of keys whose rules ask for it is it read out of what the client says.
             None if request.user_agent.is_empty() => None,
             None => {
@@ -144,89 +163,156 @@ impl<'a> Asked<'a> {
                 }
             },
         };
-        fields.finish()?;
-        Ok(Self { request, client_ip, device, at_least })
+        Self { request, environment, client_ip, device, at_least }
     }
 }
 
-async fn verify_one(
+/// Verifies a key, which may have been used up for that before.
+async fn again(
     shared: &Shared,
     call: &Call,
     asked: &Asked<'_>,
+    mut spent: Option<Spent>,
 ) -> Result<pb::VerifyKeyResponse> {
     for _ in 0..ATTEMPTS {
-        if let Some(response) = attempt(shared, call, asked).await? {
+        let settled = settle(shared, call, asked, spent).await?;
+        if let Some(response) = tell(shared, call, asked, &settled) {
             return Ok(response);
         }
+        spent = settled.spent;
+    }
+    Err(Error::DatabaseAway("what is known of the key changes all the time".into()))
+}
+
+/// How often a key is found anew of which something new is heard while it is verified.
+const ATTEMPTS: usize = 5;
+
+/// What there is to wait for of a verification: the key, and its use.
+struct Settled {
+    found: Result<(Answer, [u8; 32]), Malformed>,
+    spent: Option<Spent>,
+}
+
+/// Finds a key, and uses it up by one where nothing else stands against it and it was not used up before.
+async fn settle(
+    shared: &Shared,
+    call: &Call,
+    asked: &Asked<'_>,
+    mut spent: Option<Spent>,
+) -> Result<Settled> {
+    for _ in 0..ATTEMPTS {
+        let found = find(shared, call, asked).await?;
+        let Ok((answer, sha256)) = &found else {
+            return Ok(Settled { found, spent });
+        };
+        let known = known_of(shared, call, answer, sha256);
+        let Some(known) = known.filter(|known| spent.is_none() && known.limits.is_some()) else {
+            return Ok(Settled { found, spent });
+        };
+        let said = asked.said_device(&known);
+        let question = asked.question(said.as_ref(), shared.clock.now());
+        if verdict::failure(&known, &question).is_some() {
+            return Ok(Settled { found, spent });
+        }
+        spent = spend(shared, &known, call.deadline).await?;
+        if spent.is_none() {
+            // The limits were changed, and this node is about to hear of that.
+            shared.keys.drop_key(known.key_ref);
+        }
+        // Waited for: what was found before may not hold any more.
     }
     Err(Error::DatabaseAway("the limits of the key change all the time".into()))
 }
 
-/// Verifies a key; nothing where its limits were changed meanwhile.
-async fn attempt(
+/// The key that was found, if its secret was sent and it is within the scope of the caller.
+fn known_of(
+    shared: &Shared,
+    call: &Call,
+    answer: &Answer,
+    sha256: &[u8; 32],
+) -> Option<Arc<Known>> {
+    let now = shared.clock.now();
+    let known = answer.known.as_ref()?;
+    let is_within = known.has_secret(&shared.master, sha256, now) && covers(&call.scope, known);
+    is_within.then(|| known.clone())
+}
+
+impl Asked<'_> {
+    /// What a bearer's client says that it is, where rules of the key ask for it and nothing better is there.
+    fn said_device(&self, known: &Known) -> Option<Device> {
+        match (&known.kind, &self.device) {
+            (KeyKind::External(of), None) if !of.devices.is_empty() => {
+                Device::of_user_agent(&self.request.user_agent)
+            }
+            _ => None,
+        }
+    }
+
+    fn question<'q>(&'q self, said: Option<&'q Device>, now: DateTime<Utc>) -> Question<'q> {
+        Question {
+            environment: &self.environment,
+            client_ip: self.client_ip,
+            device: self.device.as_ref().or(said),
+            application_id: &self.request.application_id,
+            required_permissions: &self.request.required_permissions,
+            required_scopes: &self.request.required_scopes,
+            now,
+        }
+    }
+}
+
+/// Tells what there is to say, by what holds now; nothing where there were news since the key was found, or the
+/// lease is over, be it that the machine slept meanwhile. Nothing is waited for here.
+fn tell(
     shared: &Shared,
     call: &Call,
     asked: &Asked<'_>,
-) -> Result<Option<pb::VerifyKeyResponse>> {
+    settled: &Settled,
+) -> Option<pb::VerifyKeyResponse> {
     let request = asked.request;
-    let now = shared.clock.now();
-    let (answer, sha256) = match find(shared, call, asked).await? {
+    let revision = || shared.keys.revision();
+    let (answer, sha256) = match &settled.found {
         Ok(found) => found,
+        // What was never one of our keys may be one that somebody else has imported: no word of that.
+        Err(Malformed::Form) => {
+            return Some(not_found(UNKNOWN, revision().as_deref(), request.explain));
+        }
         Err(malformed) => {
-            return Ok(Some(not_found(&malformed.to_string(), None, request.explain)));
+            return Some(not_found(&malformed.to_string(), None, request.explain));
         }
     };
-    let is_within = |known: &Arc<Known>| {
-        known.has_secret(&shared.master, &sha256, now) && covers(&call.scope, known)
+    // Of an answer that nothing was known for, only the moment is known that it was read at.
+    let kept = match answer.known_until {
+        Some(until) => shared.keys.left(until)?,
+        None => Duration::ZERO,
     };
-    let Some(known) = answer.known.clone().filter(is_within) else {
-        let why = "no such key within the scope of the caller";
-        return Ok(Some(not_found(why, answer.revision.as_deref(), request.explain)));
+    let Some(known) = known_of(shared, call, answer, sha256) else {
+        return Some(not_found(UNKNOWN, revision().as_deref(), request.explain));
     };
-
-    let said = match (&known.kind, &asked.device) {
-        (KeyKind::External(of), None) if !of.devices.is_empty() => {
-            Device::of_user_agent(&request.user_agent)
-        }
-        _ => None,
-    };
-    let question = Question {
-        environment: &request.environment,
-        client_ip: asked.client_ip,
-        device: asked.device.as_ref().or(said.as_ref()),
-        application_id: &request.application_id,
-        required_permissions: &request.required_permissions,
-        required_scopes: &request.required_scopes,
-        now,
-    };
+    let now = shared.clock.now();
+    let said = asked.said_device(&known);
+    let question = asked.question(said.as_ref(), now);
     let failure = verdict::failure(&known, &question);
-    let spent = match failure {
-        None => spend(shared, &known, call.deadline).await?,
-        Some(_) => None,
-    };
-    if spent == Some(Spent::Nothing) {
-        shared.keys.drop_key(known.key_ref);
-        return Ok(None);
-    }
-    let code = failure.or(spent.and_then(Spent::code)).unwrap_or(VerifyCode::Valid);
-    // A machine that was put to sleep amid this call may have slept through a revocation.
-    if answer.lease.is_some() && !shared.keys.lease().holds() {
-        return Err(Error::DatabaseAway("the lease ran out amid the call".into()));
-    }
+    let code = failure.or(settled.spent.and_then(Spent::code)).unwrap_or(VerifyCode::Valid);
     if code == VerifyCode::Valid {
         let tenant = known.owner.tenant.as_ref().map(|tenant| tenant.uid);
         shared.usage.note(known.key_ref, tenant, now);
     }
 
-    let mut response = told(&known, &answer, code, request, now);
+    let mut response = told(&known, answer, kept, code, request, now);
+    let spent = settled.spent.filter(|_| failure.is_none());
     response.retry_after = spent.and_then(Spent::retry_after).map(duration);
     if request.explain {
         let mut outcomes = verdict::explain(&known, &question);
-        outcomes.extend(explain_limits(&known, spent));
+        outcomes.extend(explain_limits(&known, settled.spent));
         response.checks = outcomes.into_iter().map(Into::into).collect();
     }
-    Ok(Some(response))
+    Some(response)
 }
+
+/// Why a key is not found, in one way for all of them: guesses learn nothing.
+const UNKNOWN: &str = "no such key within the scope of the caller: neither one of this service, nor one that \
+                       was imported";
 
 /// Finds what is known of a key, and the SHA-256 by which its secret is compared; or why its text is that of no
 /// key.
@@ -259,8 +345,6 @@ async fn find(
 /// What came of using up a key that has limits.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Spent {
-    /// The limits are not those of the key any more.
-    Nothing,
     Granted,
     RateLimited(Duration),
     UsageExceeded(Option<Duration>),
@@ -269,7 +353,7 @@ enum Spent {
 impl Spent {
     fn code(self) -> Option<VerifyCode> {
         match self {
-            Self::Nothing | Self::Granted => None,
+            Self::Granted => None,
             Self::RateLimited(_) => Some(VerifyCode::RateLimited),
             Self::UsageExceeded(_) => Some(VerifyCode::UsageExceeded),
         }
@@ -277,20 +361,17 @@ impl Spent {
 
     fn retry_after(self) -> Option<Duration> {
         match self {
-            Self::Nothing | Self::Granted => None,
+            Self::Granted => None,
             Self::RateLimited(after) => Some(after),
             Self::UsageExceeded(after) => after,
         }
     }
 }
 
-/// How often a key is read anew whose limits have just been changed, which this node is about to hear of.
-const ATTEMPTS: usize = 3;
-
-/// Uses a key up by one; nothing where it has no limits.
+/// Uses a key up by one; nothing where its limits are others by now.
 async fn spend(shared: &Shared, known: &Known, deadline: Instant) -> Result<Option<Spent>> {
     let Some((limits, limits_version)) = known.limits.as_deref() else {
-        return Ok(None);
+        return Ok(Some(Spent::Granted));
     };
     let key = MeteredKey {
         key_ref: known.key_ref,
@@ -302,7 +383,7 @@ async fn spend(shared: &Shared, known: &Known, deadline: Instant) -> Result<Opti
         Taken::Granted => Spent::Granted,
         Taken::RateLimited { retry_after } => Spent::RateLimited(retry_after),
         Taken::UsageExceeded { retry_after } => Spent::UsageExceeded(retry_after),
-        Taken::Unknown => return Ok(Some(Spent::Nothing)),
+        Taken::Unknown => return Ok(None),
     }))
 }
 
@@ -329,6 +410,7 @@ fn explain_limits(known: &Known, spent: Option<Spent>) -> [Outcome; 2] {
 fn told(
     known: &Known,
     answer: &Answer,
+    kept: Duration,
     code: VerifyCode,
     request: &pb::VerifyKeyRequest,
     now: DateTime<Utc>,
@@ -339,7 +421,7 @@ fn told(
     let until_change = known.changes_at(now).and_then(|instant| (instant - now).to_std().ok());
     let at_most = |time: Duration| until_change.map_or(time, |until| until.min(time));
     // Of what is limited each use counts.
-    let kept = answer.lease.filter(|_| known.limits.is_none()).map_or(Duration::ZERO, at_most);
+    let kept = if known.limits.is_none() { at_most(kept) } else { Duration::ZERO };
     let mut response = pb::VerifyKeyResponse {
         valid,
         code: code.into(),

@@ -56,7 +56,8 @@ impl NewApiKey {
         let account_id = fields.take("api_key.account_id", optional(&pb.account_id, id));
         let tenant_id = fields.take("api_key.tenant_id", optional(&pb.tenant_id, id));
         let roles = fields.take("api_key.roles", read_roles(&pb.roles));
-        let environment = fields.take("api_key.environment", optional(&pb.environment, id));
+        let environment =
+            fields.take("api_key.environment", optional(&pb.environment.to_ascii_lowercase(), id));
         let reseller_id = fields.take("api_key.reseller_id", optional(&pb.reseller_id, id));
         let expire_time =
             fields.take("api_key.expire_time", read_end(pb.expire_time.as_ref(), now));

@@ -156,6 +156,7 @@ impl Worker {
             account: operation.names_account.as_deref(),
             tenant: operation.tenant_of_call.as_deref().filter(|_| operation.names_tenant),
             correlation_id: &operation.correlation_id,
+            bearer: None,
         };
         let call = self.identifier.admit_again(earlier, None, Instant::now() + PATIENCE).await?;
         let (key, request) = self.open(operation).ok_or_else(|| {

@@ -223,6 +223,45 @@ impl Call {
         }
     }
 
+    /// Checks that the key of the call may have a say in an environment, or in all of them: one that is bound to
+    /// an environment has none in others, which are worlds of their own (4-17).
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Forbidden`] for a key that is bound to another one.
+    pub fn check_environment(&self, environment: Option<&str>) -> Result<()> {
+        match &self.caller.environment {
+            Some(bound) if environment != Some(bound) => Err(Error::Forbidden {
+                permission: "KEYS:EDIT".to_owned(),
+                message: format!(
+                    "the calling key is bound to the environment \"{bound}\" and has no say in {}: use a key \
+                     that is not bound to another",
+                    environment
+                        .map_or("what is good in others".to_owned(), |it| format!("\"{it}\""))
+                ),
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Checks that what the call gives away does not outlive the key of the call (4-15).
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Forbidden`] for a later end, or none.
+    pub fn check_end(&self, expire_time: Option<DateTime<Utc>>) -> Result<()> {
+        match self.caller.expire_time {
+            Some(end) if expire_time.is_none_or(|asked| asked > end) => Err(Error::Forbidden {
+                permission: "KEYS:ADD".to_owned(),
+                message: format!(
+                    "the calling key ends at {end}: set expire_time to that time or before, or use a key that \
+                     lasts longer"
+                ),
+            }),
+            _ => Ok(()),
+        }
+    }
+
     /// The same call with the whole reach of a key of the system, whichever account the metadata
     /// names: accounts, environments and domains belong to none.
     #[must_use]

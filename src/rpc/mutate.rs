@@ -73,6 +73,8 @@ pub struct Change<'a> {
     transaction: Transaction,
     /// What was recorded that may change what holds for keys.
     news: Vec<News>,
+    /// Whether everything is undone at the end: `validate_only`.
+    rehearses: bool,
 }
 
 impl Change<'_> {
@@ -99,6 +101,11 @@ impl Change<'_> {
     pub async fn revision(&mut self) -> Result<String> {
         let number = diesel::dsl::sql::<diesel::sql_types::Text>("pg_current_xact_id()::text");
         Ok(diesel::select(number).get_result(self.conn()).await?)
+    }
+
+    /// Whether it is undone at its end, whatever comes of it.
+    pub fn rehearses(&self) -> bool {
+        self.rehearses
     }
 
     /// Makes an id.
@@ -245,7 +252,8 @@ impl Mutator {
         let credential = Some(call.caller.key_id);
         let transaction = self.database.begin(&call.scope, credential, call.deadline).await?;
         let (now, clock, news) = (self.clock.now(), &*self.clock, Vec::new());
-        let mut change = Change { call, now, clock, transaction, news };
+        let rehearses = request.validate_only();
+        let mut change = Change { call, now, clock, transaction, news, rehearses };
         let done = self.run(&mut change, request, act).await;
         match done {
             Ok(answer) if !request.validate_only() => {

@@ -164,13 +164,22 @@ async fn explain_lists_every_check_and_a_wrong_request_is_told_by_its_fields() {
     assert_eq!(failed, ["environment", "geo_deny"]);
     let wrong = json!({"requests": [
         {"key": key, "environment": "production"},
-        {"key": key, "environment": "No", "client_ip": "here", "min_revision": "now"},
+        {"key": key, "environment": "No!", "client_ip": "here", "min_revision": "now"},
+        {"key": key},
     ]});
     let wrong = shop.app.as_root().call("BatchVerifyKeys", wrong).await.unwrap_err();
     assert_eq!(
         fields(&wrong),
-        ["requests[1].environment", "requests[1].client_ip", "requests[1].min_revision"]
+        [
+            "requests[1].environment",
+            "requests[1].client_ip",
+            "requests[1].min_revision",
+            "requests[2].environment",
+        ]
     );
+    let beyond = json!({"key": key, "environment": "sod", "min_revision": "999999999"});
+    let beyond = shop.app.as_root().call("VerifyKey", beyond).await.unwrap_err();
+    assert_eq!(told(&beyond), "Unavailable DATABASE_UNAVAILABLE", "it is not that far");
 }
 
 #[tokio::test]
@@ -303,6 +312,60 @@ async fn a_key_is_used_as_often_as_its_limits_say() {
     shop.admin.call("UpdateExternalKey", more).await.unwrap();
     let codes = join_all((0..9).map(|_| shop.code(&key, json!({})))).await;
     assert_eq!(codes.iter().filter(|code| *code == "VALID").count(), 3, "{codes:?}");
+}
+
+/// 4-17: environments are worlds of their own.
+#[tokio::test]
+async fn a_key_that_is_bound_to_an_environment_has_no_say_in_others() {
+    let shop = Shop::open().await;
+    let bound = json!({"api_key": {"roles": ["tenant-admin"], "environment": "Stage"}});
+    let bound = shop.admin.call("CreateApiKey", bound).await.unwrap();
+    let bound = shop.app.as_key(bound["secret"].as_str().unwrap());
+    let (id, _) = shop.key(json!({})).await;
+    let (other, _) = shop.key(json!({"environment": "stage"})).await;
+    let app_key = &shop.app_key_id;
+    let new = |environment: &str| json!({"external_key": {"app_key_id": app_key, "label": "x", "environment": environment}});
+    let config = |environment: &str| json!({"key_config": {"app_key_id": app_key, "environment": environment, "config": {}}});
+    let any = shop.admin.call("CreateApiKey", json!({"api_key": {"roles": ["auditor"]}})).await;
+    let any = any.unwrap()["api_key"]["api_key_id"].clone();
+
+    for (method, request) in [
+        ("CreateExternalKey", new("production")),
+        ("UpdateExternalKey", json!({"external_key": {"external_key_id": id, "label": "y"}})),
+        (
+            "UpdateExternalKey",
+            json!({"external_key":
+            {"external_key_id": other, "environment": "production"}}),
+        ),
+        ("RotateExternalKey", json!({"external_key_id": id})),
+        ("RevokeExternalKey", json!({"external_key_id": id, "reason": "x"})),
+        ("GetKeyConfig", json!({"app_key_id": app_key, "environment": "production"})),
+        ("UpdateKeyConfig", config("production")),
+        ("DeleteAppKey", json!({"app_key_id": app_key})),
+        ("RevokeApiKey", json!({"api_key_id": any, "reason": "x"})),
+    ] {
+        let refusal = bound.call(method, request).await.unwrap_err();
+        assert_eq!(told(&refusal), "PermissionDenied PERMISSION_MISSING", "{method}");
+        assert!(refusal.message().contains("stage"), "{}", refusal.message());
+    }
+    bound.call("CreateExternalKey", new("stage")).await.unwrap();
+    bound.call("UpdateKeyConfig", config("stage")).await.unwrap();
+    bound.call("RotateExternalKey", json!({"external_key_id": other})).await.unwrap();
+}
+
+/// 3-22: whoever only tells whether keys are good goes on under a lock that lets one read.
+#[tokio::test]
+async fn a_tenants_own_verifier_goes_on_under_a_lock_that_lets_one_read() {
+    let shop = Shop::open().await;
+    let (_, key) = shop.key(json!({})).await;
+    let verifier = shop.app.as_key(&shop.admin.create_key(&["key-verifier"]).await);
+    let lock = json!({"tenant_id": "shop", "mode": "LOCK_MODE_READ_ONLY", "reason": "unpaid"});
+    shop.app.as_root().call("LockTenant", lock).await.unwrap();
+
+    let asked = json!({"key": key, "environment": "PRODUCTION"});
+    let answer = verifier.call("VerifyKey", asked).await.unwrap();
+
+    assert_eq!((&answer["valid"], &answer["read_only"]), (&json!(true), &json!(true)), "{answer}");
 }
 
 #[derive(diesel::QueryableByName)]

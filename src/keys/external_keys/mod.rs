@@ -496,6 +496,7 @@ async fn hold(
     let mut found = beside(change.conn(), std::slice::from_ref(&key)).await?;
     let beside = found.remove(&key.key_ref());
     let beside = beside.ok_or_else(|| Error::internal("an external key hangs on nothing"))?;
+    change.call.check_environment(Some(&key.environment))?;
     Ok((key, beside))
 }
 
@@ -581,6 +582,8 @@ pub async fn issue(
     app_key_id: String,
     new: &NewExternalKey,
 ) -> Result<(pb::ExternalKey, KeyText)> {
+    change.call.check_environment(Some(&new.environment))?;
+    change.call.check_end(new.expire_time)?;
     environments::find(change.conn(), &new.environment).await?;
     let secret = KeySecret::generate();
     let (digest, master_key_version) = digest_of(master, &secret)?;
@@ -1017,7 +1020,11 @@ async fn update_one(
     if after == key {
         return Ok(before);
     }
+    if after.expire_time != key.expire_time {
+        change.call.check_end(after.expire_time)?;
+    }
     if after.environment != key.environment {
+        change.call.check_environment(Some(&after.environment))?;
         environments::find(change.conn(), &after.environment).await?;
     }
     after.update_time = now;
@@ -1080,6 +1087,7 @@ async fn rotate_one(
     let (mut key, beside) = hold(change, tenant, master, public_id).await?;
     check_etag(sent_etag, key.version, Kind::ExternalKey, &public_id.to_string())?;
     key.check_not_revoked(&public_id)?;
+    change.call.check_end(key.expire_time)?;
     let before = message(key.clone(), beside.clone(), master, now)?;
     let secret = KeySecret::generate();
     let (digest, version) = digest_of(master, &secret)?;
