@@ -56,7 +56,8 @@ fn main() {
         Some("serve") => serve(Path::new(&arguments.next().unwrap())),
         _ => {
             pin("1");
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            let runtime =
+                tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
             runtime.unwrap().block_on(measure());
         }
     }

@@ -104,7 +104,7 @@ async fn an_import_tells_how_far_it_is_and_stores_digests_only() {
     said.exp_date = "9000-01-31".into();
     said.enabled = Some(false);
     said.geo = Some(pb::GeoRules { allow: vec!["10.0.0.0/8".into()], deny: Vec::new() });
-    said.credits = Some(pb::Credits { amount: 5, ..Default::default() });
+    said.credits = Some(pb::Credits { amount: Some(5), ..Default::default() });
     let second = stream.send(limited).await.unwrap();
     stream.end().await;
 

@@ -153,9 +153,9 @@ async fn explain_lists_every_check_and_a_wrong_request_is_told_by_its_fields() {
     let shop = Shop::open().await;
     let (_, key) = shop.key(json!({"geo": {"deny": ["0.0.0.0/0"]}})).await;
 
-    let told = shop.ask(&key, json!({"explain": true, "environment": "stage"})).await;
+    let explained = shop.ask(&key, json!({"explain": true, "environment": "stage"})).await;
 
-    let checks = told["checks"].as_array().unwrap();
+    let checks = explained["checks"].as_array().unwrap();
     let names = checks.iter().map(|check| check["check"].as_str().unwrap()).collect::<Vec<_>>();
     assert_eq!(names.len(), 17, "{names:?}");
     assert_eq!((names[0], names[4], names[16]), ("found", "environment", "credits"));
