@@ -67,7 +67,7 @@ impl Moment {
         #[cfg(not(any(target_os = "linux", target_os = "android")))]
         const CLOCK: ClockId = ClockId::CLOCK_MONOTONIC;
         let now = clock_gettime(CLOCK).expect("every machine has this clock");
-        Self(i64::from(now.tv_sec()) * 1_000_000_000 + i64::from(now.tv_nsec()))
+        Self(now.tv_sec() * 1_000_000_000 + now.tv_nsec())
     }
 
     /// How long after another instant it is; nothing where it is not.
@@ -208,7 +208,7 @@ struct Behind {
     #[diesel(sql_type = BigInt)]
     lease_milliseconds: i64,
     #[diesel(sql_type = Bool)]
-    is_behind: bool,
+    lags: bool,
 }
 
 /// Waits until a change that is committed is in effect on all nodes: until each has applied it, or its lease
@@ -232,7 +232,7 @@ pub async fn confirm(shared: &Shared, revision: &str, deadline: Instant) -> Resu
                 };
                 let own = shared.keys.lease().length();
                 longest = nodes.iter().map(lease).fold(own, Duration::max);
-                let late = nodes.into_iter().filter(|node| node.is_behind);
+                let late = nodes.into_iter().filter(|node| node.lags);
                 let late = late.map(|node| node.node_id.to_string()).collect::<Vec<_>>();
                 if late.is_empty() {
                     return Ok(Confirmation { confirmed: true, silent_node_ids: late });
@@ -259,7 +259,7 @@ pub async fn confirm(shared: &Shared, revision: &str, deadline: Instant) -> Resu
 async fn behind(conn: &mut AsyncPgConnection, revision: &str) -> Result<Vec<Behind>> {
     Ok(diesel::sql_query(
         "select node_id, lease_milliseconds,
-                not pg_visible_in_snapshot($1::xid8, applied::pg_snapshot) as is_behind
+                not pg_visible_in_snapshot($1::xid8, applied::pg_snapshot) as lags
              from nodes
              where renew_time > clock_timestamp()
                  - make_interval(secs => lease_milliseconds / 500.0 + 1)",

@@ -411,11 +411,10 @@ pub async fn run(shared: Arc<Shared>) -> Result<()> {
         Poller { shared, database, since: None, highest: 0, announced: None, said: String::new() };
     let mut failed = false;
     loop {
-        let polled = tokio::time::timeout(patience, poller.poll()).await;
-        let polled = polled.unwrap_or_else(|_| {
+        let outcome = tokio::time::timeout(patience, poller.poll()).await.unwrap_or_else(|_| {
             Err(Error::DatabaseAway(format!("no answer within {patience:?}").into()))
         });
-        let pause = match polled {
+        let pause = match outcome {
             Ok(is_all) => {
                 if std::mem::take(&mut failed) {
                     tracing::info!("the feed goes on");

@@ -539,7 +539,7 @@ mod tests {
         key.app_key_id = "x".into();
         key.exp_date = "tomorrow".into();
         key.geo = Some(pb::GeoRules { allow: vec!["nowhere".into()], deny: Vec::new() });
-        key.credits = Some(pb::Credits { amount: -1, ..Default::default() });
+        key.credits = Some(pb::Credits { amount: Some(-1), ..Default::default() });
         assert_eq!(
             refused(vec![one, two])[1..],
             [

@@ -169,8 +169,11 @@ pub async fn install(
     environments::find(change.conn(), &new.key.environment).await?;
     let app_key = app_keys::add(change, &installation, tenant, &new.config).await?;
     let app_key_id = app_key.app_key_id;
+    // As the first API key of a tenant, it ends with the key that made it where no end is asked for.
+    let expire_time = new.key.expire_time.or(change.call.caller.expire_time);
+    let key = NewExternalKey { expire_time, ..new.key.clone() };
     let (external_key, text) =
-        external_keys::issue(change, master, tenant, &installation, app_key_id, &new.key).await?;
+        external_keys::issue(change, master, tenant, &installation, app_key_id, &key).await?;
     Ok(Installed { installation: installation.into(), external_key, text })
 }
 

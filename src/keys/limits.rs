@@ -259,7 +259,7 @@ mod tests {
 
         assert_eq!(rate, Some(pb::RateLimit { requests: 9, window: duration(60) }));
         let told = pb::Credits {
-            amount: 5,
+            amount: Some(5),
             refill_amount: 2,
             refill_interval: duration(3600),
             remaining: 1,

@@ -376,6 +376,8 @@ mod tests {
     /// 1-38: everything is wrong with it at first, and is put right check by check.
     #[test]
     fn the_first_check_that_fails_is_the_code_in_the_fixed_order() {
+        use VerifyCode as Code;
+
         let past = Some(DateTime::UNIX_EPOCH);
         let (permissions, scopes) = (names(&["KEYS:ADD"]), names(&["read"]));
         let mut asked = Question { application_id: "app", ..question(&permissions, &scopes) };
@@ -413,7 +415,6 @@ mod tests {
         asked.required_scopes = &[];
         step(&key, &asked);
 
-        use VerifyCode as Code;
         let expected = [
             Code::Revoked,
             Code::Disabled,
@@ -433,6 +434,8 @@ mod tests {
     /// 1-36, 1-37: of an external key, what is denied before what is allowed, places before devices.
     #[test]
     fn the_rules_of_an_external_key_are_checked_in_their_order() {
+        use VerifyCode::{DeviceForbidden, GeoForbidden};
+
         let geo = json!({"allow": ["192.0.2.0/24"], "deny": ["192.0.2.7"]});
         let devices = json!({"allow": [{"family": "Chrome"}], "deny": [{"family": "Firefox"}]});
         let key = external(&geo, &devices);
@@ -451,7 +454,6 @@ mod tests {
             (failure(&key, &asked), failed)
         };
 
-        use VerifyCode::{DeviceForbidden, GeoForbidden};
         assert_eq!(told(Some("192.0.2.1"), device("Chrome")), (None, vec![]));
         assert_eq!(
             told(Some("192.0.2.7"), device("Chrome")),

@@ -352,12 +352,19 @@ impl Caller {
         let mut client = tonic::client::Grpc::new(inner);
         client.ready().await.map_err(|error| Status::unavailable(error.to_string()))?;
         let streams = Method::find(path).is_some_and(|method| method.streams);
+        let is_over_with_caller = path.ends_with("/ImportKeys");
         let path = path.parse().unwrap();
         if streams {
             // A stream of one message is what methods take too that take one message.
             let messages = tokio_stream::once(message);
             let answers = client.streaming(Request::new(messages), path, Bytes).await?;
-            return Ok(answers.into_inner().message().await?.unwrap_or_default());
+            let mut answers = answers.into_inner();
+            let mut last = answers.message().await?.unwrap_or_default();
+            // Where the caller streams, the answers are over when the requests are; elsewhere perhaps never.
+            while is_over_with_caller && let Some(answer) = answers.message().await? {
+                last = answer;
+            }
+            return Ok(last);
         }
         Ok(client.unary(Request::new(message), path, Bytes).await?.into_inner())
     }

@@ -191,6 +191,21 @@ const TAKEN_AS_IT_IS: &[&str] = &[
     "required_scopes",
 ];
 
+/// Fields of records that only answers fill: what a request has in them is not looked at.
+const OUTPUT_ONLY: [&str; 11] = [
+    "api_key.account_id",
+    "api_key.environment",
+    "external_key.external_key_id",
+    "external_key.app_key_id",
+    "external_key.installation_id",
+    "external_key.package_code",
+    "external_key.product_code",
+    "installation.installation_id",
+    "installation.package",
+    "installation.package_code",
+    "installation.product_code",
+];
+
 #[tokio::test]
 async fn no_text_in_any_field_of_any_request_breaks_anything() {
     let app = App::start().await;
@@ -223,6 +238,7 @@ async fn no_text_in_any_field_of_any_request_breaks_anything() {
                     let what = format!("{} {name} {shown:?}", method.name());
                     let mut parts = way.iter().map(FieldDescriptor::name);
                     let is_taken = method.name() == "LookupTenant"
+                        || OUTPUT_ONLY.contains(&&*name)
                         || parts.any(|part| TAKEN_AS_IT_IS.contains(&part));
                     match answer {
                         Err(status) if status.code() == Code::InvalidArgument => {

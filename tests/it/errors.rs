@@ -309,6 +309,8 @@ async fn every_reason_is_produced_with_its_code_and_all_that_errors_carry() {
         ("TENANT_NOT_FOUND", "450"),
         ("TENANT_ALREADY_EXISTS", "451"),
         ("PARENT_REQUIRED", "452"),
+        ("OAUTH_TYPE_CONFLICT", "459"),
+        ("APPLICATION_NOT_FOUND", "472"),
         ("PARENT_NOT_FOUND", "453"),
         ("CANNOT_DELETE_SELF", "462"),
         ("KEY_NOT_FOUND", "473"),

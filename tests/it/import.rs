@@ -2,6 +2,7 @@
 
 use std::os::unix::fs::PermissionsExt as _;
 
+use serde_json::json;
 use sha2::{Digest as _, Sha256};
 use tenantry::pb;
 use tokio::sync::mpsc;
@@ -14,7 +15,7 @@ use crate::app::{App, Caller, application, count, fields, product, rows, tenant,
 /// A tenant with an installation; answers a caller that acts on it, and its app key.
 async fn install(app: &App, id: &str) -> (Caller, String) {
     let root = app.as_root();
-    let mut request = serde_json::json!({"tenant": {
+    let mut request = json!({"tenant": {
         "tenant_id": id, "name": id, "description": "", "type": "TENANT_TYPE_PRODUCT",
         "organization_kind": "ORGANIZATION_KIND_ENTERPRISE",
     }});
@@ -189,14 +190,14 @@ async fn a_hash_that_is_another_keys_ends_the_stream_and_nothing_of_the_message_
     let (app, foo, app_key) = start().await;
     let (bar, other) = install(&app, "bar").await;
     import(&foo, message(&["taken"], &app_key)).await.unwrap();
-    let renamed = |mut request: pb::ImportKeysRequest| {
-        request.keys[1].external_key.as_mut().unwrap().label = "other".into();
-        request
-    };
+    let known = foo.call("ListAppKeys", json!({})).await.unwrap();
+    let second = json!({"installation_id": known["app_keys"][0]["installation_id"]});
+    let second = foo.call("CreateAppKey", second).await.unwrap();
+    let second = second["app_key"]["app_key_id"].as_str().unwrap();
     let before = rows(&app).await;
 
     let mut stream = Import::start(&foo).await.unwrap();
-    let as_another = stream.send(renamed(message(&["new", "taken"], &app_key))).await.unwrap_err();
+    let as_another = stream.send(message(&["new", "taken"], second)).await.unwrap_err();
     let of_another_tenant = import(&bar, message(&["new", "taken"], &other)).await.unwrap_err();
 
     for refusal in [as_another, of_another_tenant] {

@@ -807,6 +807,8 @@ async fn each_change_tells_exactly_one_event_with_who_why_before_and_after() {
         .collect::<Vec<_>>();
     assert!(methods.len() >= 14, "the walk finds the methods");
     app.as_root().create(tenant("owner")).await.unwrap();
+    // What there must be before a package of it is installed.
+    app.as_root().call("CreateProduct", product()).await.unwrap();
 
     // With an account too: a key of the system may always name one.
     for (kind, root) in
