@@ -301,7 +301,7 @@ async fn measure() {
     let cluster = started.cluster.as_ref().unwrap();
     fs::write(folder.join("url"), cluster.url("tenantry", start::PRIVATE_DATABASE)).unwrap();
     let tenantry = Server::start(&["serve", &folder.to_string_lossy()]).await;
-    let keys = keys(&tenantry, &root, many, cluster, &started.shared.master).await;
+    let keys = Box::pin(keys(&tenantry, &root, many, cluster, &started.shared.master)).await;
 
     let ask = |key: &str| pb::VerifyKeyRequest {
         key: key.to_owned(),
@@ -469,7 +469,7 @@ async fn tails(server: &Server, hot: &Work, time: Duration, writes: Option<Write
     let between = Duration::from_secs_f64(1.0 / (most / 2.0));
     let stop = AtomicBool::new(false);
     let revoked = AtomicU64::new(0);
-    let writer = async {
+    let change = async {
         let Some(Writes { root, keys }) = &writes else { return };
         // A hundred revocations a second, of keys that nobody asks for here.
         let mut service = KeyServiceClient::new(server.channels[1].clone());
@@ -518,7 +518,7 @@ async fn tails(server: &Server, hot: &Work, time: Duration, writes: Option<Write
         stop.store(true, Ordering::Relaxed);
         latencies
     };
-    let (mut latencies, ()) = tokio::join!(reader, writer);
+    let (mut latencies, ()) = tokio::join!(reader, change);
     latencies.sort_unstable();
     let at = |part: f64| {
         let place = ((latencies.len() - 1) as f64 * part).round();

@@ -163,7 +163,7 @@ async fn a_node_that_is_cut_off_accepts_nothing_past_its_lease() {
     let (proxy, beside) = (Proxy::before(&app).await, Proxy::before(&app).await);
     let node = app.node(Some(&proxy.url), leased).await;
     let endless =
-        app.node(Some(&beside.url), |settings| settings.keys.lease = Duration::from_secs(60)).await;
+        app.node(Some(&beside.url), |settings| settings.keys.lease = Duration::from_mins(1)).await;
     let root = app.as_root();
     let (id, key) = api_key(&root).await;
     let (_, other) = api_key(&root).await;
@@ -317,6 +317,9 @@ async fn a_lock_reaches_the_keys_below_on_every_node_by_an_epoch() {
     }
 }
 
+/// A method, its request of what was made, and what is said of the key then.
+type Change = (&'static str, fn(&Value) -> Value, VerifyCode);
+
 /// A key of a revoked, changed or deleted anything is refused on a node that has known it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_change_that_ends_a_key_is_heard_of_on_other_nodes() {
@@ -324,7 +327,7 @@ async fn every_change_that_ends_a_key_is_heard_of_on_other_nodes() {
     let second = app.node(None, |_| {}).await;
     let (root, other) = (app.as_root(), second.as_root());
     root.call("CreateProduct", product()).await.unwrap();
-    let changes: &[(&str, fn(&Value) -> Value, VerifyCode)] = &[
+    let changes: &[Change] = &[
         (
             "RevokeExternalKey",
             |made| {

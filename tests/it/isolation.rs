@@ -388,13 +388,12 @@ fn attacks(world: &World, method: &MethodDescriptor) -> Vec<String> {
                 "environment": "sod"}}}}]}}"#,
             "A".repeat(43) + "="
         )],
-        "GetOAuthClient" => named("{}"),
         "UpdateOAuthClient" => {
             named(r#"{"oauth_client": {"disabled": false}, "validate_only": true}"#)
         }
         "RotateOAuthClientSecret" => named(r#"{"validate_only": true}"#),
         // They concern nobody's data, or whosever the metadata names.
-        "GetIpAllowlist" | "WhoAmI" | "ListRoles" | "ListEnvironments" => named("{}"),
+        "GetOAuthClient" | "GetIpAllowlist" | "WhoAmI" | "ListRoles" | "ListEnvironments" => named("{}"),
         unknown => panic!("say how {unknown} could be abused"),
     }
 }
