@@ -465,7 +465,7 @@ mod tests {
         );
         assert_eq!(
             Device::of_user_agent(IPHONE),
-            Some(device("Safari", "17.2", "iPhone", "17.2.1"))
+            Some(device("Safari", "17.2", "iOS", "17.2.1"))
         );
         for nothing in ["", "-", "something else"] {
             assert_eq!(Device::of_user_agent(nothing), None, "{nothing}");
