@@ -463,10 +463,7 @@ mod tests {
             Device::of_user_agent(CHROME),
             Some(device("Chrome", "120.0.6099", "Windows 10", "NT 10.0"))
         );
-        assert_eq!(
-            Device::of_user_agent(IPHONE),
-            Some(device("Safari", "17.2", "iOS", "17.2.1"))
-        );
+        assert_eq!(Device::of_user_agent(IPHONE), Some(device("Safari", "17.2", "iOS", "17.2.1")));
         for nothing in ["", "-", "something else"] {
             assert_eq!(Device::of_user_agent(nothing), None, "{nothing}");
         }

@@ -91,6 +91,10 @@ fn good_request(method: &MethodDescriptor) -> DynamicMessage {
             r#"{"external_key": {"app_key_id": "00000000000000000000000000000000", "label": "web",
                 "environment": "sod"}}"#
         }
+        "ImportKeys" => {
+            r#"{"keys": [{"sha256": "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=", "external_key": {
+                "app_key_id": "00000000000000000000000000000000", "label": "web", "environment": "sod"}}]}"#
+        }
         "CreateInstallation" => {
             r#"{"installation": {"product_code": "PHONE", "package_code": "BASIC", "ttl_hours": 24}}"#
         }
@@ -238,7 +242,7 @@ async fn no_text_in_any_field_of_any_request_breaks_anything() {
                     let what = format!("{} {name} {shown:?}", method.name());
                     let mut parts = way.iter().map(FieldDescriptor::name);
                     let is_taken = method.name() == "LookupTenant"
-                        || OUTPUT_ONLY.contains(&&*name)
+                        || OUTPUT_ONLY.contains(&name.trim_start_matches("keys."))
                         || parts.any(|part| TAKEN_AS_IT_IS.contains(&part));
                     match answer {
                         Err(status) if status.code() == Code::InvalidArgument => {

@@ -379,6 +379,13 @@ struct Statement {
 /// as Postgres counts it.
 async fn statements(app: &App) -> Vec<Statement> {
     let mut conn = app.superuser().await;
+    // A statement is counted when it ends, which is after its rows were sent and before its connection is idle.
+    let busy =
+        "do $$ begin while exists (select from pg_stat_activity where datname = current_database()
+            and pid <> pg_backend_pid() and usename = 'tenantry' and state = 'active'
+            and query like '%with asked as%') loop
+            perform pg_stat_clear_snapshot(), pg_sleep(0.005); end loop; end $$";
+    conn.batch_execute(busy).await.unwrap();
     let query = "select query, calls from pg_stat_statements
         where dbid = (select oid from pg_database where datname = current_database())
             and userid not in (select oid from pg_roles where rolname in ('tenantry_feed', 'tenantry_root'))
