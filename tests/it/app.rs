@@ -325,6 +325,13 @@ impl Caller {
         caller
     }
 
+    /// The same caller with another value of what it may have sent already.
+    pub fn with_instead(&self, key: &str, value: &str) -> Self {
+        let mut caller = self.clone();
+        caller.metadata.0.retain(|(known, _)| known.as_str() != key);
+        caller.with(key, value)
+    }
+
     pub fn tenants(&self) -> TenantServiceClient<Intercepted> {
         TenantServiceClient::with_interceptor(self.channel.clone(), self.metadata.clone())
     }
