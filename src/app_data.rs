@@ -14,8 +14,9 @@ use uuid::Uuid;
 use crate::{
     error::{Error, Kind, Result},
     events::outbox::Event,
-    filter::{self, Condition, Field, FieldKind, Order, Term, Test},
-    page::{Asked, Page, Place},
+    filter::{self, Condition, Field, FieldKind, Test},
+    listing::{Listing, no_condition},
+    page::{Asked, Place},
     pb, purge,
     rpc::{
         Call, TenantOfCall,
@@ -345,11 +346,7 @@ const FIELDS: &[Field] = &[
 const ORDERS: &[&str] = &["application_id", "end_user_id"];
 
 /// A list of documents that was asked for.
-pub struct Query {
-    page: Page,
-    terms: Vec<Term>,
-    order: Order,
-}
+pub struct Query(Listing);
 
 impl Query {
     /// Reads a request.
@@ -360,10 +357,7 @@ impl Query {
     pub fn read(call: &Call, request: &pb::ListEndUserAppDataRequest) -> Result<Self> {
         let pb::ListEndUserAppDataRequest { page_size, page_token, filter, order_by } = request;
         let asked = Asked { page_size: *page_size, page_token, filter, order_by, more: "" };
-        let page = Page::read(call, asked)?;
-        let terms = filter::read(&page.filter, FIELDS)?;
-        let order = filter::read_order(&page.order_by, ORDERS)?;
-        Ok(Self { page, terms, order })
+        Listing::read(call, asked, FIELDS, ORDERS).map(Self)
     }
 
     /// Reads the page; answers its documents and the token of the next one.
@@ -376,9 +370,10 @@ impl Query {
         conn: &mut AsyncPgConnection,
         tenant: &TenantOfCall,
     ) -> Result<(Vec<Document>, String)> {
+        let Listing { page, terms, order } = &self.0;
         let mut query =
             app_data::table.filter(app_data::tenant_uid.eq(tenant.uid)).into_boxed::<Pg>();
-        for term in &self.terms {
+        for term in terms {
             let condition: Condition<app_data::table> = match (term.field, &term.test) {
                 ("application_id", Test::Text(test)) => {
                     filter::text(app_data::application_id, test)
@@ -391,15 +386,15 @@ impl Query {
                     filter::time(app_data::update_time, *comparison, *time)
                 }
                 (field, _) => {
-                    return Err(Error::internal(format!("no condition for the field {field}")));
+                    return Err(no_condition(field));
                 }
             };
             query =
                 if term.negated { query.filter(not(condition)) } else { query.filter(condition) };
         }
-        let after = self.page.after.as_ref();
-        let down = self.order.descending;
-        let by_user = self.order.field == "end_user_id";
+        let after = page.after.as_ref();
+        let down = order.descending;
+        let by_user = order.field == "end_user_id";
         let query = if by_user {
             let after = after
                 .map(|place| (place.value.clone(), app_data::application_id.gt(place.id.clone())));
@@ -410,9 +405,9 @@ impl Query {
             seek!(query, app_data::application_id, after, down).then_order_by(app_data::end_user_id)
         };
         let mut found: Vec<Document> =
-            query.limit(self.page.limit()).select(Document::as_select()).load(conn).await?;
+            query.limit(page.limit()).select(Document::as_select()).load(conn).await?;
         let bytes = |row: &Document| row.data.to_string().len();
-        let token = self.page.finish_within(&mut found, bytes, |row| {
+        let token = page.finish_within(&mut found, bytes, |row| {
             let (user, application) = (row.end_user_id.clone(), row.application_id.clone());
             let (value, id) = if by_user { (user, application) } else { (application, user) };
             Place { value, id }

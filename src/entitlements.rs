@@ -13,8 +13,9 @@ use crate::{
     db::Scope,
     error::{Error, Kind, Result, Violation},
     events::outbox::Event,
-    filter::{self, Condition, Field, FieldKind, Order, Term, Test},
-    page::{Asked, Page, Place},
+    filter::{Condition, Field, FieldKind, Test},
+    listing::{Listing, no_condition},
+    page::{Asked, Place},
     pb::{self, ErrorReason},
     rpc::{
         Call, TenantOfCall,
@@ -610,11 +611,7 @@ const FIELDS: &[Field] = &[
 ];
 
 /// A list of entitlements that was asked for.
-pub struct Query {
-    page: Page,
-    terms: Vec<Term>,
-    order: Order,
-}
+pub struct Query(Listing);
 
 impl Query {
     /// Reads a request.
@@ -625,10 +622,7 @@ impl Query {
     pub fn read(call: &Call, request: &pb::ListEntitlementsRequest) -> Result<Self> {
         let pb::ListEntitlementsRequest { page_size, page_token, filter, order_by } = request;
         let asked = Asked { page_size: *page_size, page_token, filter, order_by, more: "" };
-        let page = Page::read(call, asked)?;
-        let terms = filter::read(&page.filter, FIELDS)?;
-        let order = filter::read_order(&page.order_by, &["type"])?;
-        Ok(Self { page, terms, order })
+        Listing::read(call, asked, FIELDS, &["type"]).map(Self)
     }
 
     /// Reads the page; answers its entitlements and the token of the next one.
@@ -641,26 +635,27 @@ impl Query {
         conn: &mut AsyncPgConnection,
         tenant: &TenantOfCall,
     ) -> Result<(Vec<Held>, String)> {
+        let Listing { page, terms, order } = &self.0;
         let mut query = tenant_entitlements::table
             .filter(tenant_entitlements::tenant_uid.eq(tenant.uid))
             .into_boxed::<Pg>();
-        for term in &self.terms {
+        for term in terms {
             let condition: Condition<tenant_entitlements::table> = match (term.field, &term.test) {
                 ("type", Test::Choice(word)) => Box::new(tenant_entitlements::type_.eq(*word)),
                 ("status", Test::Choice(word)) => Box::new(tenant_entitlements::status.eq(*word)),
                 (field, _) => {
-                    return Err(Error::internal(format!("no condition for the field {field}")));
+                    return Err(no_condition(field));
                 }
             };
             query =
                 if term.negated { query.filter(not(condition)) } else { query.filter(condition) };
         }
         let behind = |place: &Place| tenant_entitlements::type_.gt(place.id.clone());
-        let after = self.page.after.as_ref().map(|place| (place.value.clone(), behind(place)));
-        let query = seek!(query, tenant_entitlements::type_, after, self.order.descending);
+        let after = page.after.as_ref().map(|place| (place.value.clone(), behind(place)));
+        let query = seek!(query, tenant_entitlements::type_, after, order.descending);
         let mut found: Vec<Entitlement> =
-            query.limit(self.page.limit()).select(Entitlement::as_select()).load(conn).await?;
-        let token = self.page.finish(&mut found, |row| {
+            query.limit(page.limit()).select(Entitlement::as_select()).load(conn).await?;
+        let token = page.finish(&mut found, |row| {
             let value = row.entitlement_type.as_str().to_owned();
             Place { id: value.clone(), value }
         });

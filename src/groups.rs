@@ -15,8 +15,9 @@ use crate::{
     directory::service::masked,
     error::{Error, Kind, Result},
     events::outbox::Event,
-    filter::{self, Condition, Field, FieldKind, Order, Term, Test},
-    page::{Asked, Page, Place},
+    filter::{self, Condition, Field, FieldKind, Test},
+    listing::{Listing, no_condition},
+    page::{Asked, Place},
     pb::{self, ErrorReason},
     rpc::{
         Call, TenantOfCall,
@@ -641,11 +642,7 @@ const FIELDS: &[Field] = &[
 const ORDERS: &[&str] = &["name", "group_id", "create_time"];
 
 /// A list of groups that was asked for.
-pub struct Query {
-    page: Page,
-    terms: Vec<Term>,
-    order: Order,
-}
+pub struct Query(Listing);
 
 impl Query {
     /// Reads a request.
@@ -656,10 +653,7 @@ impl Query {
     pub fn read(call: &Call, request: &pb::ListGroupsRequest) -> Result<Self> {
         let pb::ListGroupsRequest { page_size, page_token, filter, order_by } = request;
         let asked = Asked { page_size: *page_size, page_token, filter, order_by, more: "" };
-        let page = Page::read(call, asked)?;
-        let terms = filter::read(&page.filter, FIELDS)?;
-        let order = filter::read_order(&page.order_by, ORDERS)?;
-        Ok(Self { page, terms, order })
+        Listing::read(call, asked, FIELDS, ORDERS).map(Self)
     }
 
     /// Reads the page; answers its groups and the token of the next one.
@@ -673,8 +667,9 @@ impl Query {
         scope: &Scope,
         tenant: &TenantOfCall,
     ) -> Result<(Vec<Group>, String)> {
+        let Listing { page, terms, order } = &self.0;
         let mut query = groups_in(scope, tenant.uid).into_boxed::<Pg>();
-        for term in &self.terms {
+        for term in terms {
             let condition: Condition<tenant_groups::table> = match (term.field, &term.test) {
                 ("group_id", Test::Text(test)) => filter::text(tenant_groups::group_id, test),
                 ("name", Test::Text(test)) => filter::text(tenant_groups::name, test),
@@ -682,23 +677,23 @@ impl Query {
                     filter::time(tenant_groups::create_time, *comparison, *time)
                 }
                 (field, _) => {
-                    return Err(Error::internal(format!("no condition for the field {field}")));
+                    return Err(no_condition(field));
                 }
             };
             query =
                 if term.negated { query.filter(not(condition)) } else { query.filter(condition) };
         }
         let behind = |place: &Place| tenant_groups::group_id.gt(place.id.clone());
-        let after = self.page.after.as_ref();
-        let down = self.order.descending;
-        let query = match self.order.field {
+        let after = page.after.as_ref();
+        let down = order.descending;
+        let query = match order.field {
             "group_id" => {
                 let after = after.map(|place| (place.value.clone(), behind(place)));
                 seek!(query, tenant_groups::group_id, after, down)
             }
             "create_time" => {
                 let after = match after {
-                    Some(place) => Some((self.page.time(place)?, behind(place))),
+                    Some(place) => Some((page.time(place)?, behind(place))),
                     None => None,
                 };
                 seek!(query, tenant_groups::create_time, after, down)
@@ -710,12 +705,12 @@ impl Query {
         };
         let mut found: Vec<Group> = query
             .then_order_by(tenant_groups::group_id)
-            .limit(self.page.limit())
+            .limit(page.limit())
             .select(Group::as_select())
             .load(conn)
             .await?;
-        let token = self.page.finish(&mut found, |row| {
-            let value = match self.order.field {
+        let token = page.finish(&mut found, |row| {
+            let value = match order.field {
                 "group_id" => row.group_id.clone(),
                 "create_time" => row.create_time.timestamp_micros().to_string(),
                 _ => row.name.clone(),

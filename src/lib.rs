@@ -19,6 +19,7 @@ pub mod events;
 pub mod filter;
 pub mod groups;
 pub mod keys;
+pub mod listing;
 pub mod nodes;
 pub mod operations;
 pub mod page;

@@ -8,8 +8,9 @@ use uuid::Uuid;
 use crate::{
     error::{Error, Kind, Result},
     events::outbox::Event,
-    filter::{self, Condition, Field, FieldKind, Order, Term, Test},
-    page::{Asked, Page, Place},
+    filter::{self, Condition, Field, FieldKind, Test},
+    listing::{Listing, no_condition},
+    page::{Asked, Place},
     pb,
     rpc::{Call, TenantOfCall, mutate::Change, permit::json_of},
     schema::tenant_service_settings,
@@ -176,11 +177,7 @@ const FIELDS: &[Field] = &[
 ];
 
 /// A list of settings that was asked for.
-pub struct Query {
-    page: Page,
-    terms: Vec<Term>,
-    order: Order,
-}
+pub struct Query(Listing);
 
 impl Query {
     /// Reads a request.
@@ -191,10 +188,7 @@ impl Query {
     pub fn read(call: &Call, request: &pb::ListServiceSettingsRequest) -> Result<Self> {
         let pb::ListServiceSettingsRequest { page_size, page_token, filter, order_by } = request;
         let asked = Asked { page_size: *page_size, page_token, filter, order_by, more: "" };
-        let page = Page::read(call, asked)?;
-        let terms = filter::read(&page.filter, FIELDS)?;
-        let order = filter::read_order(&page.order_by, &["name"])?;
-        Ok(Self { page, terms, order })
+        Listing::read(call, asked, FIELDS, &["name"]).map(Self)
     }
 
     /// Reads the page.
@@ -207,10 +201,11 @@ impl Query {
         conn: &mut AsyncPgConnection,
         tenant: &TenantOfCall,
     ) -> Result<pb::ListServiceSettingsResponse> {
+        let Listing { page, terms, order } = &self.0;
         let mut query = tenant_service_settings::table
             .filter(tenant_service_settings::tenant_uid.eq(tenant.uid))
             .into_boxed::<Pg>();
-        for term in &self.terms {
+        for term in terms {
             let condition: Condition<tenant_service_settings::table> =
                 match (term.field, &term.test) {
                     ("name", Test::Text(test)) => filter::text(tenant_service_settings::name, test),
@@ -218,20 +213,19 @@ impl Query {
                         Box::new(tenant_service_settings::enabled.eq(*value))
                     }
                     (field, _) => {
-                        return Err(Error::internal(format!("no condition for the field {field}")));
+                        return Err(no_condition(field));
                     }
                 };
             query =
                 if term.negated { query.filter(not(condition)) } else { query.filter(condition) };
         }
         let behind = |place: &Place| tenant_service_settings::name.gt(place.id.clone());
-        let after = self.page.after.as_ref().map(|place| (place.value.clone(), behind(place)));
-        let query = seek!(query, tenant_service_settings::name, after, self.order.descending);
+        let after = page.after.as_ref().map(|place| (place.value.clone(), behind(place)));
+        let query = seek!(query, tenant_service_settings::name, after, order.descending);
         let mut found: Vec<Setting> =
-            query.limit(self.page.limit()).select(Setting::as_select()).load(conn).await?;
-        let next_page_token = self
-            .page
-            .finish(&mut found, |row| Place { value: row.name.clone(), id: row.name.clone() });
+            query.limit(page.limit()).select(Setting::as_select()).load(conn).await?;
+        let next_page_token =
+            page.finish(&mut found, |row| Place { value: row.name.clone(), id: row.name.clone() });
         let etag = etag(&all(conn, tenant.uid).await?);
         let settings = found.into_iter().map(pb::ServiceSetting::from).collect();
         Ok(pb::ListServiceSettingsResponse { settings, next_page_token, etag })

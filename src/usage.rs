@@ -11,8 +11,9 @@ use crate::{
     db::Scope,
     error::{Error, Kind, Result},
     events::outbox::Event,
-    filter::{self, Condition, Field, FieldKind, Order, Term, Test, TextTest},
-    page::{Asked, Page, Place},
+    filter::{self, Condition, Field, FieldKind, Term, Test, TextTest},
+    listing::{Listing, no_condition},
+    page::{Asked, Place},
     pb,
     rpc::{Call, TenantOfCall, mutate::Change, permit::json_of},
     schema::{tenant_directory, tenant_usage_records, tenants},
@@ -287,11 +288,7 @@ const FIELDS: &[Field] = &[
 ];
 
 /// A list of usage that was asked for.
-pub struct Query {
-    page: Page,
-    terms: Vec<Term>,
-    order: Order,
-}
+pub struct Query(Listing);
 
 impl Query {
     /// Reads a request.
@@ -302,12 +299,10 @@ impl Query {
     pub fn read(call: &Call, request: &pb::ListUsageRequest) -> Result<Self> {
         let pb::ListUsageRequest { page_size, page_token, filter, order_by } = request;
         let asked = Asked { page_size: *page_size, page_token, filter, order_by, more: "" };
-        let page = Page::read(call, asked)?;
-        let terms = filter::read(&page.filter, FIELDS)?;
-        filter::demand(&terms, "start_time")?;
-        filter::refuse_negated(&terms, &["tenant_id", "trial", "usage_type"])?;
-        let order = filter::read_order(&page.order_by, &["start_time"])?;
-        Ok(Self { page, terms, order })
+        let listing = Listing::read(call, asked, FIELDS, &["start_time"])?;
+        filter::demand(&listing.terms, "start_time")?;
+        filter::refuse_negated(&listing.terms, &["tenant_id", "trial", "usage_type"])?;
+        Ok(Self(listing))
     }
 
     /// Reads the page; answers its records and the token of the next one.
@@ -320,30 +315,31 @@ impl Query {
         conn: &mut AsyncPgConnection,
         scope: &Scope,
     ) -> Result<(Vec<pb::UsageRecord>, String)> {
+        let Listing { page, terms, order } = &self.0;
         let within = tenants_in(scope).into_boxed::<Pg>().select(tenants::uid);
         let mut query = tenant_usage_records::table
             .into_boxed::<Pg>()
             .filter(tenant_usage_records::tenant_uid.eq_any(within));
-        for term in &self.terms {
+        for term in terms {
             let condition = condition(term)?;
             query =
                 if term.negated { query.filter(not(condition)) } else { query.filter(condition) };
         }
-        let after = match &self.page.after {
+        let after = match &page.after {
             None => None,
             Some(place) => {
-                let id = place.id.parse::<Uuid>().map_err(|_| self.page.misplaced())?;
-                Some((self.page.time(place)?, tenant_usage_records::usage_id.gt(id)))
+                let id = place.id.parse::<Uuid>().map_err(|_| page.misplaced())?;
+                Some((page.time(place)?, tenant_usage_records::usage_id.gt(id)))
             }
         };
-        let query = seek!(query, tenant_usage_records::start_time, after, self.order.descending);
+        let query = seek!(query, tenant_usage_records::start_time, after, order.descending);
         let mut found: Vec<Usage> = query
             .then_order_by(tenant_usage_records::usage_id)
-            .limit(self.page.limit())
+            .limit(page.limit())
             .select(Usage::as_select())
             .load(conn)
             .await?;
-        let token = self.page.finish(&mut found, |row| Place {
+        let token = page.finish(&mut found, |row| Place {
             value: row.start_time.timestamp_micros().to_string(),
             id: row.usage_id.to_string(),
         });
@@ -384,7 +380,7 @@ fn condition(term: &Term) -> Result<Condition<tenant_usage_records::table>> {
         },
         ("trial", Test::Bool(value)) => Box::new(tenant_usage_records::trial.eq(*value)),
         ("usage_type", Test::Choice(word)) => Box::new(tenant_usage_records::usage_type.eq(*word)),
-        (field, _) => return Err(Error::internal(format!("no condition for the field {field}"))),
+        (field, _) => return Err(no_condition(field)),
     })
 }
 

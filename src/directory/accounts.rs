@@ -13,9 +13,10 @@ use crate::{
     db::Scope,
     error::{Error, Kind, Result},
     events::outbox::Event,
-    filter::{self, Condition, Field, FieldKind, Order, Term, Test},
+    filter::{self, Condition, Field, FieldKind, Test},
     keys::model::KeyScope,
-    page::{Asked, Page, Place},
+    listing::{Listing, no_condition},
+    page::{Asked, Place},
     pb,
     rpc::{
         Call,
@@ -283,21 +284,14 @@ const FIELDS: &[Field] = &[
 const ORDERS: &[&str] = &["account_id", "name", "create_time"];
 
 /// A list of accounts that was asked for.
-pub(super) struct Query {
-    page: Page,
-    terms: Vec<Term>,
-    order: Order,
-}
+pub(super) struct Query(Listing);
 
 impl Query {
     /// Reads a request.
     pub(super) fn read(call: &Call, request: &pb::ListAccountsRequest) -> Result<Self> {
         let pb::ListAccountsRequest { page_size, page_token, filter, order_by } = request;
         let asked = Asked { page_size: *page_size, page_token, filter, order_by, more: "" };
-        let page = Page::read(call, asked)?;
-        let terms = filter::read(&page.filter, FIELDS)?;
-        let order = filter::read_order(&page.order_by, ORDERS)?;
-        Ok(Self { page, terms, order })
+        Listing::read(call, asked, FIELDS, ORDERS).map(Self)
     }
 
     /// Reads the page.
@@ -306,8 +300,9 @@ impl Query {
         conn: &mut AsyncPgConnection,
         call: &Call,
     ) -> Result<(Vec<Account>, String)> {
+        let Listing { page, terms, order } = &self.0;
         let mut query = accounts_of(call).into_boxed::<Pg>();
-        for term in &self.terms {
+        for term in terms {
             let condition: Condition<accounts::table> = match (term.field, &term.test) {
                 ("account_id", Test::Text(test)) => filter::text(accounts::account_id, test),
                 ("name", Test::Text(test)) => filter::text(accounts::name, test),
@@ -315,23 +310,23 @@ impl Query {
                     filter::time(accounts::create_time, *comparison, *time)
                 }
                 (field, _) => {
-                    return Err(Error::internal(format!("no condition for the field {field}")));
+                    return Err(no_condition(field));
                 }
             };
             query =
                 if term.negated { query.filter(not(condition)) } else { query.filter(condition) };
         }
         let behind = |place: &Place| accounts::account_id.gt(place.id.clone());
-        let after = self.page.after.as_ref();
-        let down = self.order.descending;
-        let query = match self.order.field {
+        let after = page.after.as_ref();
+        let down = order.descending;
+        let query = match order.field {
             "name" => {
                 let after = after.map(|place| (place.value.clone(), behind(place)));
                 seek!(query, accounts::name, after, down)
             }
             "create_time" => {
                 let after = match after {
-                    Some(place) => Some((self.page.time(place)?, behind(place))),
+                    Some(place) => Some((page.time(place)?, behind(place))),
                     None => None,
                 };
                 seek!(query, accounts::create_time, after, down)
@@ -343,12 +338,12 @@ impl Query {
         };
         let mut found: Vec<Account> = query
             .then_order_by(accounts::account_id)
-            .limit(self.page.limit())
+            .limit(page.limit())
             .select(Account::as_select())
             .load(conn)
             .await?;
-        let token = self.page.finish(&mut found, |row| {
-            let value = match self.order.field {
+        let token = page.finish(&mut found, |row| {
+            let value = match order.field {
                 "name" => row.name.clone(),
                 "create_time" => row.create_time.timestamp_micros().to_string(),
                 _ => row.account_id.clone(),

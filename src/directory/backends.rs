@@ -10,10 +10,11 @@ use diesel::{
 };
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 
-use super::{Listing, in_use, no_condition, still_in_use, tell};
+use super::{in_use, still_in_use, tell};
 use crate::{
     error::{Error, Kind, Result},
     filter::{self, Condition, Field, FieldKind, Test},
+    listing::{Listing, no_condition},
     page::{Asked, Place},
     pb,
     rpc::{

@@ -8,8 +8,9 @@ use super::still_in_use;
 use crate::{
     error::{Error, Kind, Result},
     events::outbox::Event,
-    filter::{self, Condition, Field, FieldKind, Order, Term, Test},
-    page::{Asked, Page, Place},
+    filter::{self, Condition, Field, FieldKind, Test},
+    listing::{Listing, no_condition},
+    page::{Asked, Place},
     pb,
     rpc::{
         Call,
@@ -134,21 +135,14 @@ const FIELDS: &[Field] = &[
 const ORDERS: &[&str] = &["domain_id", "create_time"];
 
 /// A list of domains that was asked for.
-pub(super) struct Query {
-    page: Page,
-    terms: Vec<Term>,
-    order: Order,
-}
+pub(super) struct Query(Listing);
 
 impl Query {
     /// Reads a request.
     pub(super) fn read(call: &Call, request: &pb::ListDomainsRequest) -> Result<Self> {
         let pb::ListDomainsRequest { page_size, page_token, filter, order_by } = request;
         let asked = Asked { page_size: *page_size, page_token, filter, order_by, more: "" };
-        let page = Page::read(call, asked)?;
-        let terms = filter::read(&page.filter, FIELDS)?;
-        let order = filter::read_order(&page.order_by, ORDERS)?;
-        Ok(Self { page, terms, order })
+        Listing::read(call, asked, FIELDS, ORDERS).map(Self)
     }
 
     /// Reads the page.
@@ -157,27 +151,28 @@ impl Query {
         conn: &mut AsyncPgConnection,
         _: &Call,
     ) -> Result<(Vec<Domain>, String)> {
+        let Listing { page, terms, order } = &self.0;
         let mut query = domains::table.into_boxed::<Pg>();
-        for term in &self.terms {
+        for term in terms {
             let condition: Condition<domains::table> = match (term.field, &term.test) {
                 ("domain_id", Test::Text(test)) => filter::text(domains::domain_id, test),
                 ("create_time", Test::Time(comparison, time)) => {
                     filter::time(domains::create_time, *comparison, *time)
                 }
                 (field, _) => {
-                    return Err(Error::internal(format!("no condition for the field {field}")));
+                    return Err(no_condition(field));
                 }
             };
             query =
                 if term.negated { query.filter(not(condition)) } else { query.filter(condition) };
         }
         let behind = |place: &Place| domains::domain_id.gt(place.id.clone());
-        let after = self.page.after.as_ref();
-        let down = self.order.descending;
-        let query = match self.order.field {
+        let after = page.after.as_ref();
+        let down = order.descending;
+        let query = match order.field {
             "create_time" => {
                 let after = match after {
-                    Some(place) => Some((self.page.time(place)?, behind(place))),
+                    Some(place) => Some((page.time(place)?, behind(place))),
                     None => None,
                 };
                 seek!(query, domains::create_time, after, down)
@@ -189,12 +184,12 @@ impl Query {
         };
         let mut found: Vec<Domain> = query
             .then_order_by(domains::domain_id)
-            .limit(self.page.limit())
+            .limit(page.limit())
             .select(Domain::as_select())
             .load(conn)
             .await?;
-        let token = self.page.finish(&mut found, |row| {
-            let value = match self.order.field {
+        let token = page.finish(&mut found, |row| {
+            let value = match order.field {
                 "create_time" => row.create_time.timestamp_micros().to_string(),
                 _ => row.domain_id.clone(),
             };

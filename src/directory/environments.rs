@@ -8,9 +8,10 @@ use super::still_in_use;
 use crate::{
     error::{Error, Kind, Result},
     events::outbox::Event,
-    filter::{self, Condition, Field, FieldKind, Order, Term, Test},
+    filter::{self, Condition, Field, FieldKind, Test},
     keys::secret::ANY_ENVIRONMENT,
-    page::{Asked, Page, Place},
+    listing::{Listing, no_condition},
+    page::{Asked, Place},
     pb,
     rpc::{
         Call,
@@ -230,21 +231,14 @@ const FIELDS: &[Field] = &[
 const ORDERS: &[&str] = &["position", "environment_id", "name"];
 
 /// A list of environments that was asked for.
-pub(super) struct Query {
-    page: Page,
-    terms: Vec<Term>,
-    order: Order,
-}
+pub(super) struct Query(Listing);
 
 impl Query {
     /// Reads a request.
     pub(super) fn read(call: &Call, request: &pb::ListEnvironmentsRequest) -> Result<Self> {
         let pb::ListEnvironmentsRequest { page_size, page_token, filter, order_by } = request;
         let asked = Asked { page_size: *page_size, page_token, filter, order_by, more: "" };
-        let page = Page::read(call, asked)?;
-        let terms = filter::read(&page.filter, FIELDS)?;
-        let order = filter::read_order(&page.order_by, ORDERS)?;
-        Ok(Self { page, terms, order })
+        Listing::read(call, asked, FIELDS, ORDERS).map(Self)
     }
 
     /// Reads the page.
@@ -253,8 +247,9 @@ impl Query {
         conn: &mut AsyncPgConnection,
         _: &Call,
     ) -> Result<(Vec<Environment>, String)> {
+        let Listing { page, terms, order } = &self.0;
         let mut query = environments::table.into_boxed::<Pg>();
-        for term in &self.terms {
+        for term in terms {
             let condition: Condition<environments::table> = match (term.field, &term.test) {
                 ("environment_id", Test::Text(test)) => {
                     filter::text(environments::environment_id, test)
@@ -264,16 +259,16 @@ impl Query {
                     filter::time(environments::create_time, *comparison, *time)
                 }
                 (field, _) => {
-                    return Err(Error::internal(format!("no condition for the field {field}")));
+                    return Err(no_condition(field));
                 }
             };
             query =
                 if term.negated { query.filter(not(condition)) } else { query.filter(condition) };
         }
         let behind = |place: &Place| environments::environment_id.gt(place.id.clone());
-        let after = self.page.after.as_ref();
-        let down = self.order.descending;
-        let query = match self.order.field {
+        let after = page.after.as_ref();
+        let down = order.descending;
+        let query = match order.field {
             "name" => {
                 let after = after.map(|place| (place.value.clone(), behind(place)));
                 seek!(query, environments::name, after, down)
@@ -286,7 +281,7 @@ impl Query {
                 let after = match after {
                     Some(place) => {
                         let position = place.value.parse::<i32>();
-                        Some((position.map_err(|_| self.page.misplaced())?, behind(place)))
+                        Some((position.map_err(|_| page.misplaced())?, behind(place)))
                     }
                     None => None,
                 };
@@ -295,12 +290,12 @@ impl Query {
         };
         let mut found: Vec<Environment> = query
             .then_order_by(environments::environment_id)
-            .limit(self.page.limit())
+            .limit(page.limit())
             .select(Environment::as_select())
             .load(conn)
             .await?;
-        let token = self.page.finish(&mut found, |row| {
-            let value = match self.order.field {
+        let token = page.finish(&mut found, |row| {
+            let value = match order.field {
                 "name" => row.name.clone(),
                 "environment_id" => row.environment_id.clone(),
                 _ => row.position.to_string(),

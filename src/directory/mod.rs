@@ -16,8 +16,6 @@ use prost::{Message, Name};
 use crate::{
     error::{Error, Kind, Result},
     events::outbox::Event,
-    filter::{self, Field, Order, Term},
-    page::{Asked, Page},
     pb::ErrorReason,
     rpc::{Call, mutate::Change, permit::json_of},
 };
@@ -56,42 +54,6 @@ macro_rules! owned_by_account {
     };
 }
 use owned_by_account;
-
-/// A list that was asked for.
-struct Listing {
-    page: Page,
-    terms: Vec<Term>,
-    order: Order,
-}
-
-impl Listing {
-    /// Reads a request for a list with these fields and orders.
-    fn read(
-        call: &Call,
-        asked: Asked<'_>,
-        fields: &'static [Field],
-        orders: &[&'static str],
-    ) -> Result<Self> {
-        let page = Page::read(call, asked)?;
-        let terms = filter::read(&page.filter, fields)?;
-        let order = filter::read_order(&page.order_by, orders)?;
-        Ok(Self { page, terms, order })
-    }
-
-    /// The parts of a place of rows that are told apart by account and id.
-    fn owner_and_id(&self) -> Result<Option<(String, String, String)>> {
-        let Some(place) = &self.page.after else {
-            return Ok(None);
-        };
-        let (account, id) = place.id.split_once('/').ok_or_else(|| self.page.misplaced())?;
-        Ok(Some((place.value.clone(), account.to_owned(), id.to_owned())))
-    }
-}
-
-/// A term of a filter for which a list has no condition: a bug of ours.
-fn no_condition(field: &str) -> Error {
-    Error::internal(format!("no condition for the field {field}"))
-}
 
 /// Records what happened to a record of the directory.
 async fn tell<M: Message + Name>(

@@ -6,10 +6,11 @@ use chrono::{DateTime, Utc};
 use diesel::{dsl::not, pg::Pg, prelude::*};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 
-use super::{Listing, account_of, accounts, no_condition, owned_by_account, still_in_use, tell};
+use super::{account_of, accounts, owned_by_account, still_in_use, tell};
 use crate::{
     error::{Error, Kind, Result},
     filter::{self, Condition, Field, FieldKind, Test},
+    listing::{Listing, no_condition},
     page::{Asked, Place},
     pb,
     rpc::{

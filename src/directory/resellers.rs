@@ -5,11 +5,12 @@ use diesel::{dsl::not, pg::Pg, prelude::*};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use serde_json::Value;
 
-use super::{Listing, account_of, accounts, no_condition, owned_by_account, still_in_use, tell};
+use super::{account_of, accounts, owned_by_account, still_in_use, tell};
 use crate::{
     db::Scope,
     error::{Error, Kind, Result},
     filter::{self, Condition, Field, FieldKind, Test},
+    listing::{Listing, no_condition},
     page::{Asked, Place},
     pb,
     rpc::{

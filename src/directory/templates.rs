@@ -5,10 +5,11 @@ use diesel::{dsl::not, pg::Pg, prelude::*};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use serde_json::Value;
 
-use super::{Listing, account_of, accounts, no_condition, owned_by_account, tell};
+use super::{account_of, accounts, owned_by_account, tell};
 use crate::{
     error::{Error, Kind, Result},
     filter::{self, Condition, Field, FieldKind, Test},
+    listing::{Listing, no_condition},
     page::{Asked, Place},
     pb,
     rpc::{

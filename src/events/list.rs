@@ -11,9 +11,10 @@ use super::{
 };
 use crate::{
     db::Scope,
-    error::{Error, Result},
+    error::Result,
     filter::{self, Comparison, Condition, Field, FieldKind, Term, Test, TextTest},
-    page::{Asked, Page, Place},
+    listing::{Listing, no_condition},
+    page::{Asked, Place},
     pb,
     rpc::Call,
     schema::events,
@@ -33,9 +34,7 @@ const FIELDS: &[Field] = &[
 
 /// A list of events that was asked for.
 pub(super) struct Query {
-    page: Page,
-    terms: Vec<Term>,
-    descending: bool,
+    listing: Listing,
     tenant: Option<Uuid>,
 }
 
@@ -48,11 +47,9 @@ impl Query {
     pub(super) fn read(call: &Call, request: &pb::ListEventsRequest) -> Result<Self> {
         let pb::ListEventsRequest { page_size, page_token, filter, order_by } = request;
         let asked = Asked { page_size: *page_size, page_token, filter, order_by, more: "" };
-        let page = Page::read(call, asked)?;
-        let terms = filter::read(&page.filter, FIELDS)?;
-        let descending = filter::read_order(&page.order_by, &["event_time"])?.descending;
+        let listing = Listing::read(call, asked, FIELDS, &["event_time"])?;
         let tenant = call.tenant.as_ref().filter(|tenant| tenant.named).map(|tenant| tenant.uid);
-        Ok(Self { page, terms, descending, tenant })
+        Ok(Self { listing, tenant })
     }
 
     /// Reads the page; answers its events and the token of the next one.
@@ -65,13 +62,14 @@ impl Query {
         conn: &mut AsyncPgConnection,
         scope: &Scope,
     ) -> Result<(Vec<pb::Event>, String)> {
+        let Listing { page, terms, order } = &self.listing;
         // Which index is best is a question of the values.
         conn.batch_execute("set local plan_cache_mode = force_custom_plan").await?;
         let mut query = events_in(scope).into_boxed::<Pg>();
         if let Some(uid) = self.tenant {
             query = query.filter(events::tenant_uid.eq(uid));
         }
-        for term in &self.terms {
+        for term in terms {
             if let Some(condition) = bound(term) {
                 query = query.filter(condition);
             }
@@ -79,23 +77,22 @@ impl Query {
             query =
                 if term.negated { query.filter(not(condition)) } else { query.filter(condition) };
         }
-        if let Some(place) = &self.page.after {
-            let id = place.id.parse::<Uuid>().map_err(|_| self.page.misplaced())?;
-            query = if self.descending {
+        if let Some(place) = &page.after {
+            let id = place.id.parse::<Uuid>().map_err(|_| page.misplaced())?;
+            query = if order.descending {
                 query.filter(events::event_id.lt(id))
             } else {
                 query.filter(events::event_id.gt(id))
             };
         }
-        let query = if self.descending {
+        let query = if order.descending {
             query.order(events::event_id.desc())
         } else {
             query.order(events::event_id.asc())
         };
         // First, so that no cursor leads beyond what is not settled yet.
         let moment = moment(conn).await?;
-        let rows: Vec<Row> =
-            query.limit(self.page.limit()).select(Row::as_select()).load(conn).await?;
+        let rows: Vec<Row> = query.limit(page.limit()).select(Row::as_select()).load(conn).await?;
         let tell = |row: Row| {
             let (id, cursor) = (row.id(), moment.cursor_of(row.place()));
             (id, row.told(cursor))
@@ -104,7 +101,7 @@ impl Query {
         let bytes = |(_, event): &(Uuid, pb::Event)| event.encoded_len();
         let place =
             |(id, _): &(Uuid, pb::Event)| Place { value: String::new(), id: id.to_string() };
-        let token = self.page.finish_within(&mut told, bytes, place);
+        let token = page.finish_within(&mut told, bytes, place);
         Ok((told.into_iter().map(|(_, event)| event).collect(), token))
     }
 }
@@ -153,8 +150,4 @@ fn condition(term: &Term) -> Result<Condition<events::table>> {
         "correlation_id" => Box::new(events::correlation_id.eq(value)),
         field => return Err(no_condition(field)),
     })
-}
-
-fn no_condition(field: &str) -> Error {
-    Error::internal(format!("no condition for the field {field}"))
 }

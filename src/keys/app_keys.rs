@@ -14,8 +14,9 @@ use super::{
 use crate::{
     directory::environments,
     error::{Error, Kind, Result},
-    filter::{self, Condition, Field, FieldKind, Order, Term, Test},
-    page::{Asked, Page, Place},
+    filter::{self, Condition, Field, FieldKind, Test},
+    listing::{Listing, no_condition},
+    page::{Asked, Place},
     pb,
     rpc::{
         Call, TenantOfCall,
@@ -586,20 +587,13 @@ const FIELDS: &[Field] = &[
 const ORDERS: &[&str] = &["create_time", "app_key_id"];
 
 /// A list of app keys that was asked for.
-struct Query {
-    page: Page,
-    terms: Vec<Term>,
-    order: Order,
-}
+struct Query(Listing);
 
 impl Query {
     fn read(call: &Call, request: &pb::ListAppKeysRequest) -> Result<Self> {
         let pb::ListAppKeysRequest { page_size, page_token, filter, order_by } = request;
         let asked = Asked { page_size: *page_size, page_token, filter, order_by, more: "" };
-        let page = Page::read(call, asked)?;
-        let terms = filter::read(&page.filter, FIELDS)?;
-        let order = filter::read_order(&page.order_by, ORDERS)?;
-        Ok(Self { page, terms, order })
+        Listing::read(call, asked, FIELDS, ORDERS).map(Self)
     }
 
     /// Reads the page; answers its app keys and the token of the next one.
@@ -608,10 +602,11 @@ impl Query {
         conn: &mut AsyncPgConnection,
         tenant: &TenantOfCall,
     ) -> Result<(Vec<AppKey>, String)> {
+        let Listing { page, terms, order } = &self.0;
         let mut query = tenant_app_keys::table
             .filter(tenant_app_keys::tenant_uid.eq(tenant.uid))
             .into_boxed::<Pg>();
-        for term in &self.terms {
+        for term in terms {
             let condition: Condition<tenant_app_keys::table> = match (term.field, &term.test) {
                 ("app_key_id", Test::Text(test)) => filter::text(tenant_app_keys::app_key_id, test),
                 ("installation_id", Test::Text(test)) => {
@@ -621,23 +616,23 @@ impl Query {
                     filter::time(tenant_app_keys::create_time, *comparison, *time)
                 }
                 (field, _) => {
-                    return Err(Error::internal(format!("no condition for the field {field}")));
+                    return Err(no_condition(field));
                 }
             };
             query =
                 if term.negated { query.filter(not(condition)) } else { query.filter(condition) };
         }
         let behind = |place: &Place| tenant_app_keys::app_key_id.gt(place.id.clone());
-        let after = self.page.after.as_ref();
-        let down = self.order.descending;
-        let query = match self.order.field {
+        let after = page.after.as_ref();
+        let down = order.descending;
+        let query = match order.field {
             "app_key_id" => {
                 let after = after.map(|place| (place.value.clone(), behind(place)));
                 seek!(query, tenant_app_keys::app_key_id, after, down)
             }
             _ => {
                 let after = match after {
-                    Some(place) => Some((self.page.time(place)?, behind(place))),
+                    Some(place) => Some((page.time(place)?, behind(place))),
                     None => None,
                 };
                 seek!(query, tenant_app_keys::create_time, after, down)
@@ -645,12 +640,12 @@ impl Query {
         };
         let mut found: Vec<AppKey> = query
             .then_order_by(tenant_app_keys::app_key_id)
-            .limit(self.page.limit())
+            .limit(page.limit())
             .select(AppKey::as_select())
             .load(conn)
             .await?;
-        let token = self.page.finish(&mut found, |row| {
-            let value = match self.order.field {
+        let token = page.finish(&mut found, |row| {
+            let value = match order.field {
                 "app_key_id" => row.app_key_id.clone(),
                 _ => row.create_time.timestamp_micros().to_string(),
             };

@@ -23,8 +23,9 @@ use crate::{
     directory::{environments, products, service::masked},
     error::{Error, Kind, Result, Violation},
     events::outbox::Event,
-    filter::{self, Condition, Field, FieldKind, Order, Term, Test},
-    page::{Asked, Page, Place},
+    filter::{self, Condition, Field, FieldKind, Term, Test},
+    listing::{Listing, no_condition},
+    page::{Asked, Place},
     pb::{self, ErrorReason},
     rpc::{
         Call, TenantOfCall,
@@ -563,20 +564,13 @@ const FIELDS: &[Field] = &[
 const ORDERS: &[&str] = &["create_time", "installation_id", "product_code"];
 
 /// A list of installations that was asked for.
-struct Query {
-    page: Page,
-    terms: Vec<Term>,
-    order: Order,
-}
+struct Query(Listing);
 
 impl Query {
     fn read(call: &Call, request: &pb::ListInstallationsRequest) -> Result<Self> {
         let pb::ListInstallationsRequest { page_size, page_token, filter, order_by } = request;
         let asked = Asked { page_size: *page_size, page_token, filter, order_by, more: "" };
-        let page = Page::read(call, asked)?;
-        let terms = filter::read(&page.filter, FIELDS)?;
-        let order = filter::read_order(&page.order_by, ORDERS)?;
-        Ok(Self { page, terms, order })
+        Listing::read(call, asked, FIELDS, ORDERS).map(Self)
     }
 
     /// Reads the page; answers its installations and the token of the next one.
@@ -585,18 +579,19 @@ impl Query {
         conn: &mut AsyncPgConnection,
         tenant: &TenantOfCall,
     ) -> Result<(Vec<Installation>, String)> {
+        let Listing { page, terms, order } = &self.0;
         let mut query = tenant_installations::table
             .filter(tenant_installations::tenant_uid.eq(tenant.uid))
             .into_boxed::<Pg>();
-        for term in &self.terms {
+        for term in terms {
             let condition = condition(term)?;
             query =
                 if term.negated { query.filter(not(condition)) } else { query.filter(condition) };
         }
         let behind = |place: &Place| tenant_installations::installation_id.gt(place.id.clone());
-        let after = self.page.after.as_ref();
-        let down = self.order.descending;
-        let query = match self.order.field {
+        let after = page.after.as_ref();
+        let down = order.descending;
+        let query = match order.field {
             "installation_id" => {
                 let after = after.map(|place| (place.value.clone(), behind(place)));
                 seek!(query, tenant_installations::installation_id, after, down)
@@ -607,7 +602,7 @@ impl Query {
             }
             _ => {
                 let after = match after {
-                    Some(place) => Some((self.page.time(place)?, behind(place))),
+                    Some(place) => Some((page.time(place)?, behind(place))),
                     None => None,
                 };
                 seek!(query, tenant_installations::create_time, after, down)
@@ -615,14 +610,14 @@ impl Query {
         };
         let mut found: Vec<Installation> = query
             .then_order_by(tenant_installations::installation_id)
-            .limit(self.page.limit())
+            .limit(page.limit())
             .select(Installation::as_select())
             .load(conn)
             .await?;
         // What is left of a row when its only long text is not counted.
         let bytes = |row: &Installation| row.description.len() + 400;
-        let token = self.page.finish_within(&mut found, bytes, |row| {
-            let value = match self.order.field {
+        let token = page.finish_within(&mut found, bytes, |row| {
+            let value = match order.field {
                 "installation_id" => row.installation_id.clone(),
                 "product_code" => row.product_code.clone(),
                 _ => row.create_time.timestamp_micros().to_string(),
@@ -649,7 +644,7 @@ fn condition(term: &Term) -> Result<Condition<tenant_installations::table>> {
             filter::time(tenant_installations::create_time, *comparison, *time)
         }
         (field, _) => {
-            return Err(Error::internal(format!("no condition for the field {field}")));
+            return Err(no_condition(field));
         }
     })
 }

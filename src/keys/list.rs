@@ -13,8 +13,9 @@ use super::{
     store::{Condition, Row, keys_of, last_used_time, remaining},
 };
 use crate::{
-    error::{Error, Result},
-    filter::{self, Comparison, Field, FieldKind, Order, Term, Test},
+    error::Result,
+    filter::{self, Comparison, Field, FieldKind, Term, Test},
+    listing::{Listing, no_condition},
     page::{Asked, Page, Place},
     pb,
     rpc::Call,
@@ -48,9 +49,7 @@ const ORDERS: &[&str] = &["create_time", "name"];
 
 /// A list of API keys that was asked for.
 pub struct KeyQuery {
-    page: Page,
-    terms: Vec<Term>,
-    order: Order,
+    listing: Listing,
     now: DateTime<Utc>,
 }
 
@@ -63,10 +62,8 @@ impl KeyQuery {
     pub fn read(call: &Call, request: &pb::ListApiKeysRequest, now: DateTime<Utc>) -> Result<Self> {
         let pb::ListApiKeysRequest { page_size, page_token, filter, order_by } = request;
         let asked = Asked { page_size: *page_size, page_token, filter, order_by, more: "" };
-        let page = Page::read(call, asked)?;
-        let terms = filter::read(&page.filter, FIELDS)?;
-        let order = filter::read_order(&page.order_by, ORDERS)?;
-        Ok(Self { page, terms, order, now })
+        let listing = Listing::read(call, asked, FIELDS, ORDERS)?;
+        Ok(Self { listing, now })
     }
 
     /// Reads the page; answers its keys and the token of the next one.
@@ -80,17 +77,18 @@ impl KeyQuery {
         call: &Call,
         master: &MasterKey,
     ) -> Result<(Vec<KeyRecord>, String)> {
+        let Listing { page, terms, order } = &self.listing;
         let mut query = keys_of(call).into_boxed::<Pg>();
-        for term in &self.terms {
+        for term in terms {
             let condition = self.condition(term)?;
             query =
                 if term.negated { query.filter(not(condition)) } else { query.filter(condition) };
         }
         // The public id in the token leads back to the primary key.
-        let place = match &self.page.after {
+        let place = match &page.after {
             None => None,
             Some(place) => {
-                let id = place.id.parse::<Uuid>().map_err(|_| self.page.misplaced())?;
+                let id = place.id.parse::<Uuid>().map_err(|_| page.misplaced())?;
                 let KeyRef { route, number } = KeyRef::from_public_id(id, master);
                 let behind = api_keys::number
                     .gt(number)
@@ -98,15 +96,15 @@ impl KeyQuery {
                 Some((place, behind))
             }
         };
-        let down = self.order.descending;
-        let query = match self.order.field {
+        let down = order.descending;
+        let query = match order.field {
             "name" => {
                 let after = place.map(|(place, behind)| (place.value.clone(), behind));
                 seek!(query, api_keys::name, after, down)
             }
             _ => {
                 let after = match place {
-                    Some((place, behind)) => Some((self.page.time(place)?, behind)),
+                    Some((place, behind)) => Some((page.time(place)?, behind)),
                     None => None,
                 };
                 seek!(query, api_keys::create_time, after, down)
@@ -114,13 +112,13 @@ impl KeyQuery {
         };
         let found: Vec<Row> = query
             .then_order_by((api_keys::number, api_keys::route))
-            .limit(self.page.limit())
+            .limit(page.limit())
             .select((ApiKey::as_select(), remaining(), last_used_time()))
             .load(conn)
             .await?;
         let mut found = found.into_iter().map(KeyRecord::from).collect();
-        let token = self.page.finish(&mut found, |KeyRecord { key, .. }| Place {
-            value: match self.order.field {
+        let token = page.finish(&mut found, |KeyRecord { key, .. }| Place {
+            value: match order.field {
                 "name" => key.name.clone(),
                 _ => key.create_time.timestamp_micros().to_string(),
             },
@@ -175,7 +173,7 @@ impl KeyQuery {
             }
             ("last_used_time", Test::Time(comparison, time)) => used(*comparison, *time),
             (field, _) => {
-                return Err(Error::internal(format!("no condition for the field {field}")));
+                return Err(no_condition(field));
             }
         })
     }

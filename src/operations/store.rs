@@ -15,6 +15,7 @@ use crate::{
     db::Scope,
     error::{Error, Kind, Result},
     filter::{self, Field, FieldKind, Term, Test, TextTest},
+    listing::no_condition,
     longrunning,
     page::{Asked, Page, Place},
     rpc::Call,
@@ -253,6 +254,6 @@ fn condition(term: &Term) -> Result<Condition> {
         ("init_time", Test::Time(comparison, time)) => {
             filter::time(operations::init_time, *comparison, *time)
         }
-        (field, _) => return Err(Error::internal(format!("no condition for the field {field}"))),
+        (field, _) => return Err(no_condition(field)),
     })
 }

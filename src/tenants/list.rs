@@ -21,8 +21,9 @@ use crate::{
     config::Settings,
     db::Scope,
     error::{Error, Result, Violation},
-    filter::{self, Field, FieldKind, Order, Term, Test, TextTest},
-    page::{Asked, Page, Place},
+    filter::{self, Field, FieldKind, Term, Test, TextTest},
+    listing::{Listing, no_condition},
+    page::{Asked, Place},
     pb::{self, ErrorReason},
     rpc::Call,
     schema::{backends, tenant_directory, tenant_external_ids, tenants},
@@ -80,9 +81,7 @@ const ORDERS: &[&str] = &[
 
 /// A list of tenants that was asked for.
 pub struct TenantQuery {
-    page: Page,
-    terms: Vec<Term>,
-    order: Order,
+    listing: Listing,
     show_deleted: bool,
     tells_backend: bool,
     /// Whether the telephony platform has data of all tenants (2-17).
@@ -104,12 +103,10 @@ impl TenantQuery {
             request;
         let more = if *show_deleted { "deleted" } else { "" };
         let asked = Asked { page_size: *page_size, page_token, filter, order_by, more };
-        let page = Page::read(call, asked)?;
-        let terms = filter::read(&page.filter, FIELDS)?;
-        let order = filter::read_order(&page.order_by, ORDERS)?;
+        let listing = Listing::read(call, asked, FIELDS, ORDERS)?;
         // Where tenants are placed is for those who place them, in a search of the whole system (2-28).
         let places = call.scope == Scope::System && call.caller.may(PLACE);
-        if !places && terms.iter().any(|term| term.field.starts_with("backend_")) {
+        if !places && listing.terms.iter().any(|term| term.field.starts_with("backend_")) {
             if call.caller.may(PLACE) {
                 let why = "says where tenants are placed, which is for searches of the whole system: \
                            leave out x-account-id";
@@ -123,7 +120,7 @@ impl TenantQuery {
         }
         let tells_backend = places && settings.list.return_backend;
         let data_of_all = settings.auto_create.tenant_data;
-        Ok(Self { page, terms, order, show_deleted: *show_deleted, tells_backend, data_of_all })
+        Ok(Self { listing, show_deleted: *show_deleted, tells_backend, data_of_all })
     }
 
     /// Reads the page; answers its tenants and the token of the next one.
@@ -137,6 +134,7 @@ impl TenantQuery {
         scope: &Scope,
         now: DateTime<Utc>,
     ) -> Result<(Vec<pb::Tenant>, String)> {
+        let Listing { page, terms, order } = &self.listing;
         // A plan for any account and any filter cannot tell a small account, which is best sorted, from a
         // large one, which is best read in its order.
         conn.batch_execute("set local plan_cache_mode = force_custom_plan").await?;
@@ -144,24 +142,24 @@ impl TenantQuery {
         if !self.show_deleted {
             query = query.filter(tenants::state.ne(TenantState::Deleted));
         }
-        for term in &self.terms {
+        for term in terms {
             let condition = condition(term, now)?;
             query =
                 if term.negated { query.filter(not(condition)) } else { query.filter(condition) };
         }
-        if let Some(few) = search::few(conn, scope, &self.terms).await? {
+        if let Some(few) = search::few(conn, scope, terms).await? {
             query = query.filter(tenants::uid.eq_any(few));
         }
-        let after = match &self.page.after {
+        let after = match &page.after {
             None => None,
             Some(Place { value, id }) => {
-                Some((value.clone(), id.parse::<Uuid>().map_err(|_| self.page.misplaced())?))
+                Some((value.clone(), id.parse::<Uuid>().map_err(|_| page.misplaced())?))
             }
         };
         let text = |(value, uid): (String, Uuid)| (value, tenants::uid.gt(uid));
         let truth = |(value, uid): (String, Uuid)| (value == "true", tenants::uid.gt(uid));
-        let down = self.order.descending;
-        let query = match self.order.field {
+        let down = order.descending;
+        let query = match order.field {
             "name" => seek!(query, tenants::name, after.map(text), down),
             "tenant_id" => seek!(query, tenants::tenant_id, after.map(text), down),
             "hostname" => seek!(query, tenants::hostname, after.map(text), down),
@@ -189,9 +187,9 @@ impl TenantQuery {
             }
             "sp_idp" => seek!(query, tenants::sp_idp, after.map(truth), down),
             _ => {
-                let time = match (&self.page.after, after) {
+                let time = match (&page.after, after) {
                     (Some(place), Some((_, uid))) => {
-                        Some((self.page.time(place)?, tenants::uid.gt(uid)))
+                        Some((page.time(place)?, tenants::uid.gt(uid)))
                     }
                     _ => None,
                 };
@@ -200,7 +198,7 @@ impl TenantQuery {
         };
         let found: Vec<Tenant> = query
             .then_order_by(tenants::uid)
-            .limit(self.page.limit())
+            .limit(page.limit())
             .select(Tenant::as_select())
             .load(conn)
             .await?;
@@ -211,12 +209,12 @@ impl TenantQuery {
         });
         let mut told = told.zip(places).collect::<Vec<_>>();
         let bytes = |(tenant, _): &(pb::Tenant, Place)| tenant.encoded_len();
-        let token = self.page.finish_within(&mut told, bytes, |(_, place)| place.clone());
+        let token = page.finish_within(&mut told, bytes, |(_, place)| place.clone());
         Ok((told.into_iter().map(|(tenant, _)| tenant).collect(), token))
     }
 
     fn place(&self, tenant: &Tenant, now: DateTime<Utc>) -> Place {
-        let value = match self.order.field {
+        let value = match self.listing.order.field {
             "name" => tenant.name.clone(),
             "tenant_id" => tenant.tenant_id.clone(),
             "hostname" => tenant.hostname.clone(),
@@ -354,6 +352,6 @@ fn condition(term: &Term, now: DateTime<Utc>) -> Result<Condition> {
         ("create_time", Test::Time(comparison, time)) => {
             filter::time(tenants::create_time, *comparison, *time)
         }
-        (field, _) => return Err(Error::internal(format!("no condition for the field {field}"))),
+        (field, _) => return Err(no_condition(field)),
     })
 }

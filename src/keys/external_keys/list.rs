@@ -11,10 +11,11 @@ use uuid::Uuid;
 
 use super::{ExternalKey, KeyState, keys_of};
 use crate::{
-    error::{Error, Result},
-    filter::{self, Comparison, Condition, Field, FieldKind, Order, Term, Test, TextTest},
+    error::Result,
+    filter::{self, Comparison, Condition, Field, FieldKind, Term, Test, TextTest},
     keys::{master::MasterKey, secret::KeyRef},
-    page::{Asked, Page, Place},
+    listing::{Listing, no_condition},
+    page::{Asked, Place},
     pb,
     rpc::Call,
     schema::{external_keys, key_usage, tenant_app_keys, tenant_installations, tenants},
@@ -77,9 +78,7 @@ macro_rules! of_installations {
 
 /// A list of external keys that was asked for.
 pub(super) struct Query {
-    page: Page,
-    terms: Vec<Term>,
-    order: Order,
+    listing: Listing,
     now: DateTime<Utc>,
 }
 
@@ -92,10 +91,8 @@ impl Query {
     ) -> Result<Self> {
         let pb::ListExternalKeysRequest { page_size, page_token, filter, order_by } = request;
         let asked = Asked { page_size: *page_size, page_token, filter, order_by, more: "" };
-        let page = Page::read(call, asked)?;
-        let terms = filter::read(&page.filter, FIELDS)?;
-        let order = filter::read_order(&page.order_by, ORDERS)?;
-        Ok(Self { page, terms, order, now })
+        let listing = Listing::read(call, asked, FIELDS, ORDERS)?;
+        Ok(Self { listing, now })
     }
 
     /// Reads the page; answers its keys and the token of the next one.
@@ -105,17 +102,18 @@ impl Query {
         call: &Call,
         master: &MasterKey,
     ) -> Result<(Vec<ExternalKey>, String)> {
+        let Listing { page, terms, order } = &self.listing;
         let mut query = keys_of(call).into_boxed::<Pg>();
-        for term in &self.terms {
+        for term in terms {
             let condition = self.condition(term)?;
             query =
                 if term.negated { query.filter(not(condition)) } else { query.filter(condition) };
         }
         // The public id in the token leads back to the primary key.
-        let place = match &self.page.after {
+        let place = match &page.after {
             None => None,
             Some(place) => {
-                let id = place.id.parse::<Uuid>().map_err(|_| self.page.misplaced())?;
+                let id = place.id.parse::<Uuid>().map_err(|_| page.misplaced())?;
                 let KeyRef { route, number } = KeyRef::from_public_id(id, master);
                 let behind = external_keys::number
                     .gt(number)
@@ -123,15 +121,15 @@ impl Query {
                 Some((place, behind))
             }
         };
-        let down = self.order.descending;
-        let query = match self.order.field {
+        let down = order.descending;
+        let query = match order.field {
             "label" => {
                 let after = place.map(|(place, behind)| (place.value.clone(), behind));
                 seek!(query, external_keys::label, after, down)
             }
             _ => {
                 let after = match place {
-                    Some((place, behind)) => Some((self.page.time(place)?, behind)),
+                    Some((place, behind)) => Some((page.time(place)?, behind)),
                     None => None,
                 };
                 seek!(query, external_keys::create_time, after, down)
@@ -139,7 +137,7 @@ impl Query {
         };
         let mut found: Vec<ExternalKey> = query
             .then_order_by((external_keys::number, external_keys::route))
-            .limit(self.page.limit())
+            .limit(page.limit())
             .select(ExternalKey::as_select())
             .load(conn)
             .await?;
@@ -152,8 +150,8 @@ impl Query {
                     .iter()
                     .sum::<usize>()
         };
-        let token = self.page.finish_within(&mut found, bytes, |key| Place {
-            value: match self.order.field {
+        let token = page.finish_within(&mut found, bytes, |key| Place {
+            value: match order.field {
                 "label" => key.label.clone(),
                 _ => key.create_time.timestamp_micros().to_string(),
             },
@@ -190,7 +188,7 @@ impl Query {
             }
             ("last_used_time", Test::Time(comparison, time)) => was_used(*comparison, *time),
             (field, _) => {
-                return Err(Error::internal(format!("no condition for the field {field}")));
+                return Err(no_condition(field));
             }
         })
     }
