@@ -275,10 +275,7 @@ pub async fn create_admin_key(
 ) -> Result<KeyText> {
     let now = clock.now();
     let secret = KeySecret::generate();
-    let version = master.current_version();
-    let digest = master
-        .digest(version, &secret)
-        .ok_or_else(|| Error::internal("the current version of the master key is missing"))?;
+    let (digest, version) = master.digest_now(&secret.sha256());
     let key_ref = new_ref(ROUTE_OF_SYSTEM, now);
     let key = ApiKey {
         route: key_ref.route,
@@ -313,9 +310,7 @@ pub async fn create_admin_key(
         limits_version: 0,
     };
     let mut transaction = database.begin(&Scope::System, None, deadline).await?;
-    if !keys::store::insert(transaction.conn(), &key).await? {
-        return Err(Error::internal("two keys have met in one number: try again"));
-    }
+    keys::store::insert(transaction.conn(), &key).await?;
     let told = keys::wire::message(key, "", master, now);
     let correlation_id = clock.uuid().to_string();
     let origin = Origin {

@@ -431,10 +431,7 @@ async fn rotate_one(
     check_grants_of(change.call, key)?;
 
     let secret = KeySecret::generate();
-    let version = master.current_version();
-    let digest = master
-        .digest(version, &secret)
-        .ok_or_else(|| Error::internal("the current version of the master key is missing"))?;
+    let (digest, version) = master.digest_now(&secret.sha256());
     let old = std::mem::replace(&mut key.digest, digest.as_bytes().to_vec());
     let old_version = std::mem::replace(&mut key.master_key_version, version);
     let stays = !overlap.is_zero();

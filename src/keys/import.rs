@@ -30,7 +30,6 @@ use tonic::{Status, Streaming};
 use super::{
     app_keys,
     external_keys::{self as keys, Beside, ExternalKey, NewExternalKey},
-    limits::Limits,
     master::MasterKey,
     model::{new_refs, route_of_tenant},
     secret::KeyRef,
@@ -353,13 +352,13 @@ async fn insert<'a>(
     new: &[&'a NewKey],
 ) -> Result<Vec<(ExternalKey, &'a NewKey)>> {
     let (now, creator) = (change.now, change.call.actor());
-    let version = master.current_version();
     let count = u16::try_from(new.len()).map_err(Error::internal)?;
     let refs = new_refs(route_of_tenant(tenant.uid), now, count);
     let mut rows = Vec::with_capacity(new.len());
     for (new, key_ref) in new.iter().zip(refs) {
-        let digest = digest(master, version, &new.sha256)?;
-        rows.push(row(new, tenant, key_ref, digest, version, &creator, now));
+        let (NewKey { sha256, app_key_id, key }, creator) = (new, creator.clone());
+        let stored = master.digest_now(sha256);
+        rows.push(key.row(key_ref, tenant.uid, app_key_id.clone(), stored, creator, now));
     }
     if rows.is_empty() {
         return Ok(Vec::new());
@@ -408,49 +407,6 @@ async fn insert<'a>(
         diesel::insert_into(key_credits::table).values(credits).execute(change.conn()).await?;
     }
     Ok(rows.into_iter().zip(new.iter().copied()).collect())
-}
-
-fn row(
-    new: &NewKey,
-    tenant: &TenantOfCall,
-    key_ref: KeyRef,
-    digest: Vec<u8>,
-    master_key_version: i16,
-    creator: &str,
-    now: DateTime<Utc>,
-) -> ExternalKey {
-    let Limits { rate, credits } = new.key.limits;
-    let refill = credits.and_then(|credits| credits.refill);
-    ExternalKey {
-        route: key_ref.route,
-        number: key_ref.number,
-        tenant_uid: tenant.uid,
-        app_key_id: new.app_key_id.clone(),
-        label: new.key.label.clone(),
-        environment: new.key.environment.clone(),
-        expire_time: new.key.expire_time,
-        device: new.key.device.as_ref().map(json_of),
-        geo: new.key.geo.as_ref().map(json_of),
-        enabled: new.key.enabled,
-        digest,
-        master_key_version,
-        created_by: creator.to_owned(),
-        create_time: now,
-        update_time: now,
-        revoke_time: None,
-        revoked_by: None,
-        revoke_reason: None,
-        version: 1,
-        old_digest: None,
-        old_master_key_version: None,
-        old_end_time: None,
-        rate_requests: rate.map(|rate| rate.requests),
-        rate_window_seconds: rate.map(|rate| rate.window_seconds),
-        credits_amount: credits.map(|credits| credits.amount),
-        credits_refill_amount: refill.map(|(added, _)| added),
-        credits_refill_seconds: refill.map(|(_, interval)| interval),
-        limits_version: i64::from(new.key.limits != Limits::default()),
-    }
 }
 
 /// Somebody else was faster: with the same key, or in deleting what it is of. The next attempt sees it.

@@ -171,8 +171,8 @@ pub async fn install(
     let app_key = app_keys::add(change, &installation, tenant, &new.config).await?;
     let app_key_id = app_key.app_key_id;
     // As the first API key of a tenant, it ends with the key that made it where no end is asked for.
-    let expire_time = new.key.expire_time.or(change.call.caller.expire_time);
-    let key = NewExternalKey { expire_time, ..new.key.clone() };
+    let mut key = new.key.clone();
+    key.expire_time = key.expire_time.or(change.call.caller.expire_time);
     let (external_key, text) =
         external_keys::issue(change, master, tenant, &installation, app_key_id, &key).await?;
     Ok(Installed { installation: installation.into(), external_key, text })
@@ -277,13 +277,8 @@ async fn find(
     tenant: &TenantOfCall,
     id: &str,
 ) -> Result<Installation> {
-    Installation::query()
-        .filter(tenant_installations::tenant_uid.eq(tenant.uid))
-        .filter(tenant_installations::installation_id.eq(id))
-        .get_result(conn)
-        .await
-        .optional()?
-        .ok_or_else(|| Error::not_found(Kind::Installation, id))
+    let found = named(tenant, id).get_result(conn).await.optional()?;
+    found.ok_or_else(|| Error::not_found(Kind::Installation, id))
 }
 
 /// Finds an installation and keeps others from changing it or adding to it until the transaction ends.
@@ -292,15 +287,8 @@ pub(super) async fn hold_alone(
     tenant: &TenantOfCall,
     id: &str,
 ) -> Result<Installation> {
-    tenant_installations::table
-        .filter(tenant_installations::tenant_uid.eq(tenant.uid))
-        .filter(tenant_installations::installation_id.eq(id))
-        .select(Installation::as_select())
-        .for_update()
-        .get_result(change.conn())
-        .await
-        .optional()?
-        .ok_or_else(|| Error::not_found(Kind::Installation, id))
+    let found = named(tenant, id).for_update().get_result(change.conn()).await.optional()?;
+    found.ok_or_else(|| Error::not_found(Kind::Installation, id))
 }
 
 /// Finds an installation and keeps it from being deleted until the transaction ends, for what is added to
@@ -310,15 +298,19 @@ pub(super) async fn hold(
     tenant: &TenantOfCall,
     id: &str,
 ) -> Result<Installation> {
+    let found = named(tenant, id).for_share().get_result(change.conn()).await.optional()?;
+    found.ok_or_else(|| Error::not_found(Kind::Installation, id))
+}
+
+/// The installation of a tenant with an id.
+#[diesel::dsl::auto_type]
+fn named<'a>(tenant: &TenantOfCall, id: &'a str) -> _ {
+    let uid: Uuid = tenant.uid;
+    let columns: diesel::dsl::AsSelect<Installation, Pg> = Installation::as_select();
     tenant_installations::table
-        .filter(tenant_installations::tenant_uid.eq(tenant.uid))
+        .filter(tenant_installations::tenant_uid.eq(uid))
         .filter(tenant_installations::installation_id.eq(id))
-        .select(Installation::as_select())
-        .for_share()
-        .get_result(change.conn())
-        .await
-        .optional()?
-        .ok_or_else(|| Error::not_found(Kind::Installation, id))
+        .select(columns)
 }
 
 /// Changes an installation.

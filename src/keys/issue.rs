@@ -111,10 +111,7 @@ pub async fn grant(
     directory::backends::hold_all(change.conn(), &new.backend_ids).await?;
 
     let secret = KeySecret::generate();
-    let version = master.current_version();
-    let digest = master
-        .digest(version, &secret)
-        .ok_or_else(|| Error::internal("the current version of the master key is missing"))?;
+    let (digest, version) = master.digest_now(&secret.sha256());
     let now = change.now;
     let key_ref = new_ref(owner.route(), now);
     let id = key_ref.public_id(master).to_string();
@@ -153,9 +150,7 @@ pub async fn grant(
     if new.limits != Limits::default() {
         key.set_limits(new.limits);
     }
-    if !store::insert(change.conn(), &key).await? {
-        return Err(Error::internal("two keys of one owner have met in one number"));
-    }
+    store::insert(change.conn(), &key).await?;
     if new.limits.credits.is_some() {
         limits::begin(
             change,

@@ -34,6 +34,11 @@ pub struct Credits {
     pub refill: Option<(i64, i32)>,
 }
 
+/// How many uses of a window, of how many seconds.
+pub type RateColumns = (Option<i64>, Option<i32>);
+/// How many uses altogether, how many more with each refill, every how many seconds.
+pub type CreditColumns = (Option<i64>, Option<i64>, Option<i32>);
+
 const DAY: i32 = 24 * 60 * 60;
 const REQUESTS_MAX: i64 = 1_000_000_000;
 const WINDOW_MAX: i32 = 31 * DAY;
@@ -105,11 +110,21 @@ impl Limits {
         (rate, credits)
     }
 
+    /// The columns of a key's row, as [`Limits::of_columns`] takes them.
+    pub fn columns(self) -> (RateColumns, CreditColumns) {
+        let refill = self.credits.and_then(|credits| credits.refill);
+        (
+            self.rate.map(|rate| (rate.requests, rate.window_seconds)).unzip(),
+            (
+                self.credits.map(|credits| credits.amount),
+                refill.map(|(added, _)| added),
+                refill.map(|(_, interval)| interval),
+            ),
+        )
+    }
+
     /// The limits of the columns of a key's row.
-    pub fn of_columns(
-        rate: (Option<i64>, Option<i32>),
-        credits: (Option<i64>, Option<i64>, Option<i32>),
-    ) -> Self {
+    pub fn of_columns(rate: RateColumns, credits: CreditColumns) -> Self {
         Self {
             rate: rate
                 .0

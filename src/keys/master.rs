@@ -198,6 +198,13 @@ impl MasterKey {
         Some(Digest::new(mac(&version.digest, &[sha256])))
     }
 
+    /// Computes what is stored from now on in place of a secret, with the version that it is computed with.
+    pub fn digest_now(&self, sha256: &[u8; 32]) -> (Digest, i16) {
+        let version = self.current_version();
+        let digest = self.digest_of_sha256(version, sha256);
+        (digest.expect("the master key has its current version"), version)
+    }
+
     /// Computes the short MAC over a key's parts; `None` if there is no such version.
     ///
     /// Eight bytes are too few to stand alone and need not: they only spare the look-up, and the

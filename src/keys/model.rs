@@ -146,13 +146,10 @@ impl ApiKey {
     /// Says how often it may be used from now on: what was handed out of its limits before counts for
     /// nothing any more.
     pub fn set_limits(&mut self, limits: Limits) {
-        let Limits { rate, credits } = limits;
-        self.rate_requests = rate.map(|rate| rate.requests);
-        self.rate_window_seconds = rate.map(|rate| rate.window_seconds);
-        let refill = credits.and_then(|credits| credits.refill);
-        self.credits_amount = credits.map(|credits| credits.amount);
-        self.credits_refill_amount = refill.map(|(added, _)| added);
-        self.credits_refill_seconds = refill.map(|(_, interval)| interval);
+        let ((requests, window), (amount, refill, interval)) = limits.columns();
+        (self.rate_requests, self.rate_window_seconds) = (requests, window);
+        self.credits_amount = amount;
+        (self.credits_refill_amount, self.credits_refill_seconds) = (refill, interval);
         self.limits_version += 1;
     }
 

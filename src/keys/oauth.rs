@@ -287,13 +287,9 @@ fn generate() -> SecretString {
 }
 
 /// What is stored of a secret, and under which version of the master key.
-fn digest(master: &MasterKey, secret: &SecretString) -> Result<(Vec<u8>, i16)> {
-    let version = master.current_version();
-    let sha256 = Sha256::digest(secret.expose_secret()).into();
-    let digest = master
-        .digest_of_sha256(version, &sha256)
-        .ok_or_else(|| Error::internal("the current version of the master key is missing"))?;
-    Ok((digest.as_bytes().to_vec(), version))
+fn digest(master: &MasterKey, secret: &SecretString) -> (Vec<u8>, i16) {
+    let (digest, version) = master.digest_now(&Sha256::digest(secret.expose_secret()).into());
+    (digest.as_bytes().to_vec(), version)
 }
 
 fn make(
@@ -305,7 +301,7 @@ fn make(
     let generated = new.secret.is_none().then(generate);
     let secret = new.secret.as_ref().or(generated.as_ref());
     let secret = secret.ok_or_else(|| Error::internal("no secret was given and none made"))?;
-    let (secret_digest, master_key_version) = digest(master, secret)?;
+    let (secret_digest, master_key_version) = digest(master, secret);
     let client = OAuthClient {
         tenant_uid,
         secret_digest,
@@ -468,7 +464,7 @@ impl Patch {
                         Some(secret) => secret,
                         None => generated.insert(generate()),
                     };
-                    (client.secret_digest, client.master_key_version) = digest(master, secret)?;
+                    (client.secret_digest, client.master_key_version) = digest(master, secret);
                 }
                 "redirect_uri" => client.redirect_uri.clone_from(&self.redirect_uri),
                 "grants" => client.grants = self.grants.iter().cloned().map(Some).collect(),
@@ -590,7 +586,7 @@ pub async fn rotate(
         .mutate(call, request, async |change: &mut Change<'_>| {
             let before = hold(change, tenant, &request.etag).await?;
             let secret = generate();
-            let (secret_digest, master_key_version) = digest(&shared.master, &secret)?;
+            let (secret_digest, master_key_version) = digest(&shared.master, &secret);
             let after = OAuthClient { secret_digest, master_key_version, ..before.clone() };
             let client = keep(change, "oauth_client.rotated", tenant, &before, after).await?;
             Ok(pb::RotateOAuthClientSecretResponse {

@@ -5,6 +5,7 @@ use diesel::{
     dsl::{Filter, exists},
     pg::Pg,
     prelude::*,
+    result::{DatabaseErrorKind, Error as DieselError},
     sql_types::Bool,
 };
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
@@ -80,18 +81,22 @@ pub async fn is_there(conn: &mut AsyncPgConnection, key_ref: KeyRef) -> Result<b
     Ok(diesel::select(exists(row)).get_result(conn).await?)
 }
 
-/// Stores a new key; false where its number is taken, which chance makes all but impossible.
+/// Stores a new key.
 ///
 /// # Errors
 ///
-/// What the database reports.
-pub async fn insert(conn: &mut AsyncPgConnection, key: &ApiKey) -> Result<bool> {
-    let rows = diesel::insert_into(api_keys::table)
-        .values(key)
-        .on_conflict_do_nothing()
-        .execute(conn)
-        .await?;
-    Ok(rows == 1)
+/// [`Error::Contended`] where two keys of one owner have met in a number in one millisecond; what else the
+/// database reports.
+pub async fn insert(conn: &mut AsyncPgConnection, key: &ApiKey) -> Result<()> {
+    diesel::insert_into(api_keys::table).values(key).execute(conn).await.map_err(|error| {
+        match &error {
+            DieselError::DatabaseError(DatabaseErrorKind::UniqueViolation, _) => {
+                Error::Contended(error)
+            }
+            _ => error.into(),
+        }
+    })?;
+    Ok(())
 }
 
 /// Finds a key of the call.

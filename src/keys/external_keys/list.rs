@@ -9,7 +9,10 @@ use diesel::{
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use uuid::Uuid;
 
-use super::{ExternalKey, KeyState, keys_of};
+use super::{
+    model::{ExternalKey, KeyState},
+    store::keys_of,
+};
 use crate::{
     error::Result,
     filter::{self, Comparison, Condition, Field, FieldKind, Term, Test, TextTest},
