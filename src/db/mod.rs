@@ -168,18 +168,19 @@ impl Database {
     }
 
     /// Connections that resolve keys and do nothing else: each has the role of the verifier from its
-    /// beginning to its end, so that a key is resolved by one statement.
+    /// beginning to its end, so that a key is resolved by one statement, within a time.
     ///
     /// # Errors
     ///
     /// As [`Database::new`].
-    pub fn resolving(&self, size: usize) -> Result<Resolving> {
-        let timeout = self.statement_timeout.as_millis().max(1);
+    pub fn resolving(&self, size: usize, within: Duration) -> Result<Resolving> {
+        // A statement that nobody waits for any more makes room for the next.
+        let timeout = self.statement_timeout.min(within).as_millis().max(1);
         let session = format!(
             "set role tenantry_verifier; set statement_timeout = '{timeout}ms'; set jit = off; \
              set default_transaction_read_only = on"
         );
-        Ok(Resolving(pool(&self.url, size, session)?))
+        Ok(Resolving { pool: pool(&self.url, size, session)?, within })
     }
 
     /// The same database through a pool of its own.
@@ -341,10 +342,14 @@ fn pool(url: &SecretString, size: usize, session: String) -> Result<Pool<AsyncPg
 
 /// Connections with the role of the verifier.
 #[derive(Clone)]
-pub struct Resolving(Pool<AsyncPgConnection>);
+pub struct Resolving {
+    pool: Pool<AsyncPgConnection>,
+    /// How long a statement may take.
+    within: Duration,
+}
 
 impl Resolving {
-    /// Runs a statement within a time. A connection on which it did not end in time, or failed, is
+    /// Runs a statement within its time. A connection on which it did not end in time, or failed, is
     /// given up: nobody knows what it would answer next.
     ///
     /// # Errors
@@ -352,12 +357,12 @@ impl Resolving {
     /// [`Error::DatabaseAway`] where there is no answer in time, or what the database reports.
     pub async fn run<T>(
         &self,
-        within: Duration,
         statement: impl AsyncFnOnce(&mut AsyncPgConnection) -> diesel::QueryResult<T>,
     ) -> Result<T> {
+        let within = self.within;
         let late = |_| Error::DatabaseAway(format!("no answer within {within:?}").into());
         let until = Instant::now() + within;
-        let mut conn = tokio::time::timeout_at(until, self.0.get()).await.map_err(late)??;
+        let mut conn = tokio::time::timeout_at(until, self.pool.get()).await.map_err(late)??;
         match tokio::time::timeout_at(until, statement(&mut conn)).await {
             Ok(Ok(found)) => Ok(found),
             Ok(Err(error)) => {

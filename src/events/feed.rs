@@ -522,11 +522,9 @@ impl Poller {
         transaction.commit().await?;
 
         // What is known of keys comes first: whoever is told of a change may look them up at once.
-        if is_first {
+        if is_first || is_cut {
             let has_imported = keys.has_imported().await?;
             keys.follow(has_imported);
-        } else if is_cut {
-            keys.forget();
         } else {
             keys.apply(&fresh.iter().map(KeyNews::from).collect::<Vec<_>>());
         }
@@ -550,8 +548,11 @@ impl Poller {
         let snapshot = moment.snapshot.clone();
         self.since = Some(moment);
         feed.polls.send_modify(|count| *count += 1);
-        let is_awaited = is_cut || fresh.iter().any(|news| KeyNews::is_of_verdicts(&news.kind));
-        if is_awaited || self.announced.is_none_or(|last| last.elapsed() >= HEARTBEAT_EVERY) {
+        // Often enough that a lease, however short, does not run out between two of them.
+        let heartbeat = HEARTBEAT_EVERY.min(keys.lease().length() / 4);
+        let is_awaited =
+            is_first || is_cut || fresh.iter().any(|news| KeyNews::is_of_verdicts(&news.kind));
+        if is_awaited || self.announced.is_none_or(|last| last.elapsed() >= heartbeat) {
             self.announce(&snapshot).await?;
         }
         Ok(is_all)

@@ -118,7 +118,8 @@ pub struct KeyCache {
     applied: RwLock<Option<Arc<Applied>>>,
     /// How many polls were applied.
     polls: watch::Sender<u64>,
-    /// Counts the news. Changed under the lock of the state, and before what the news are of.
+    /// Counts the news. Changed under the lock of the state, and after what the news are of is dropped: what
+    /// is found by the new count was found without it.
     generation: AtomicU64,
     state: Mutex<State>,
 }
@@ -228,7 +229,7 @@ impl KeyCache {
         let keys = usize::try_from(bytes / KEY_BYTES).unwrap_or(usize::MAX);
         Ok(Self {
             master,
-            resolving: database.resolving(STATEMENTS_MAX)?,
+            resolving: database.resolving(STATEMENTS_MAX, RESOLVE_TIMEOUT)?,
             lease: Lease::new(lease),
             kept: Cache::with_weighter(keys, bytes, Weigher),
             aliases: Cache::new(ALIASES_MAX),
@@ -310,7 +311,7 @@ impl KeyCache {
     ///
     /// What the database reports.
     pub async fn has_imported(&self) -> Result<bool> {
-        self.resolving.run(RESOLVE_TIMEOUT, async |conn| resolve::has_imported(conn).await).await
+        self.resolving.run(async |conn| resolve::has_imported(conn).await).await
     }
 
     /// The state up to which everything was applied.
@@ -481,10 +482,7 @@ impl KeyCache {
 
     async fn fly(&self, batch: Vec<(Asked, watch::Sender<Option<Landed>>)>, generation: u64) {
         let asked = batch.iter().map(|(asked, _)| *asked).collect::<Vec<_>>();
-        let rows = self
-            .resolving
-            .run(RESOLVE_TIMEOUT, async |conn| resolve::load(conn, &asked).await)
-            .await;
+        let rows = self.resolving.run(async |conn| resolve::load(conn, &asked).await).await;
         let found = rows.map(|rows| rows.decode(&self.master, &asked));
         let mut state = self.locked();
         for (one, done) in &batch {
@@ -552,7 +550,6 @@ impl KeyCache {
             return;
         }
         let mut state = self.locked();
-        self.generation.fetch_add(1, Ordering::AcqRel);
         for News { kind, account_id, tenant_uid, resource_id } in news {
             let (resource, what) = kind.split_once('.').unwrap_or((kind, ""));
             match (resource, tenant_uid, account_id) {
@@ -573,21 +570,22 @@ impl KeyCache {
                 (_, None, None) => {}
             }
         }
+        self.generation.fetch_add(1, Ordering::AcqRel);
     }
 
     /// Forgets a key, of which something newer is known.
     pub fn drop_key(&self, key_ref: KeyRef) {
         let _state = self.locked();
-        self.generation.fetch_add(1, Ordering::AcqRel);
         self.kept.remove(&key_ref);
+        self.generation.fetch_add(1, Ordering::AcqRel);
     }
 
     /// Forgets everything: something happened that was not heard of.
     pub fn forget(&self) {
         let _state = self.locked();
-        self.generation.fetch_add(1, Ordering::AcqRel);
         self.kept.clear();
         self.missing.clear();
+        self.generation.fetch_add(1, Ordering::AcqRel);
     }
 
     /// Hears of everything from a moment on, and keeps what is read from now on.

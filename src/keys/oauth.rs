@@ -249,6 +249,7 @@ async fn find(conn: &mut AsyncPgConnection, tenant_uid: Uuid) -> Result<Option<O
 /// Finds the client of a tenant as the caller has read it, and keeps others from changing it until the
 /// transaction ends.
 async fn hold(change: &mut Change<'_>, tenant: &TenantOfCall, etag: &str) -> Result<OAuthClient> {
+    tenants::store::hold(change.conn(), tenant).await?;
     let client = tenant_oauth_clients::table
         .find(tenant.uid)
         .select(OAuthClient::as_select())

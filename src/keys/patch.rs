@@ -123,6 +123,7 @@ impl Patch {
         let Some(Owner { scope, account_id, tenant_id, environment }) = &self.owner else {
             return;
         };
+        let environment = &environment.to_ascii_lowercase();
         let texts = [
             ("api_key.account_id", account_id, &told.account_id),
             ("api_key.tenant_id", tenant_id, &told.tenant_id),

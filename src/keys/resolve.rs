@@ -65,7 +65,8 @@ impl Query for Resolve {
     type SqlType = Untyped;
 }
 
-/// Both kinds of keys have the same columns here. Locks reach down the tree: they are looked up where they
+/// Both kinds of keys have the same columns here. Where none is found there is one row, of the snapshot alone:
+/// that a key is not there is true of a state too. Locks reach down the tree: they are looked up where they
 /// were set (3-22).
 const BEFORE_ROUTES: &str = "\
 with asked as materialized (
@@ -92,20 +93,28 @@ const AFTER_DIGESTS: &str = ")
            key.app_key_id, key.device, key.geo
         from asked join external_keys as key using (route, number)
 )
-select key.*, pg_current_snapshot()::text as snapshot,
+select moment.snapshot, key.route is not null as is_there,
+       coalesce(key.route, 0) as route, coalesce(key.number, 0) as number, key.scope, key.account_id,
+       key.tenant_uid, key.roles, key.environment, key.reseller_id, key.backend_ids,
+       coalesce(key.digest, '') as digest, coalesce(key.master_key_version, 0::smallint) as master_key_version,
+       key.old_digest, key.old_master_key_version, key.old_end_time, coalesce(key.enabled, false) as enabled,
+       key.expire_time, key.revoke_time, key.rate_requests, key.rate_window_seconds, key.credits_amount,
+       key.credits_refill_amount, key.credits_refill_seconds, coalesce(key.limits_version, 0) as limits_version,
+       key.app_key_id, key.device, key.geo,
        tenant.tenant_id, tenant.account_id as tenant_account_id, tenant.ancestors, tenant.state,
        tenant.trial_expire_time, tenant.lock_mode, tenant.unlock_time,
-       (select jsonb_agg(jsonb_build_array(above.lock_mode, above.unlock_time))
+       (select jsonb_agg(jsonb_build_array(above.lock_mode, above.unlock_time) order by above.uid)
             from tenants as above
             where above.uid = any(tenant.ancestors) and above.lock_mode is not null) as locks_above,
        coalesce(of_tenant.enabled, of_account.enabled) as list_enabled,
        coalesce(of_tenant.rules, of_account.rules) as list_rules,
        installation.installation_id, installation.product_code, installation.package_code,
        installation.ttl_hours, config.config
-    from key
+    from (select pg_current_snapshot()::text as snapshot) as moment
+    left join key on true
     left join tenants as tenant on tenant.uid = key.tenant_uid
     left join tenant_ip_allowlists as of_tenant
-        on of_tenant.tenant_uid = key.tenant_uid and key.app_key_id is null
+        on of_tenant.tenant_uid = key.tenant_uid
     left join account_ip_allowlists as of_account
         on of_account.account_id = key.account_id and key.tenant_uid is null
     left join tenant_app_keys as app_key
@@ -133,6 +142,8 @@ impl QueryFragment<Pg> for Resolve {
 #[derive(QueryableByName)]
 #[diesel(check_for_backend(Pg))]
 struct Row {
+    #[diesel(sql_type = Bool)]
+    is_there: bool,
     #[diesel(sql_type = BigInt)]
     route: i64,
     #[diesel(sql_type = BigInt)]
@@ -259,6 +270,9 @@ impl Rows {
         for row in &mut self.0 {
             let snapshot = std::mem::take(&mut row.snapshot);
             found.snapshot.get_or_insert_with(|| snapshot.into());
+            if !row.is_there {
+                continue;
+            }
             let by_ref = Asked::Ref(KeyRef { route: row.route, number: row.number });
             let digests = [Some(&*row.digest), row.old_digest.as_deref()];
             let digests = digests.into_iter().flatten().filter_map(|it| it.try_into().ok());

@@ -18,11 +18,10 @@ use crate::{
     error::{Error, Result},
     pb,
     rpc::permit::message_of,
-    wire::{Fields, prose, text},
+    wire::{Fields, text},
 };
 
 const TEXT_MAX: usize = 80;
-const USER_AGENT_MAX: usize = 1_024;
 
 /// From where a key may be used.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -250,20 +249,11 @@ impl Told {
 }
 
 impl Device {
-    /// Reads `device` of a request, or, where that is absent, what `user_agent` says; nothing where
-    /// neither is there.
+    /// Reads `device` of a request.
     ///
-    /// `prefix` is the place of the message that has both, with its dot: empty, or `questions[2].`.
-    pub fn read(
-        device: Option<&pb::Device>,
-        user_agent: &str,
-        prefix: &str,
-        fields: &mut Fields,
-    ) -> Option<Self> {
-        let agent = fields.take(&format!("{prefix}user_agent"), prose(user_agent, USER_AGENT_MAX));
-        let Some(pb::Device { family, version, os_family, os_version }) = device else {
-            return Self::of_user_agent(&agent?);
-        };
+    /// `prefix` is the place of the message that has it, with its dot: empty, or `requests[2].`.
+    pub fn read(device: &pb::Device, prefix: &str, fields: &mut Fields) -> Option<Self> {
+        let pb::Device { family, version, os_family, os_version } = device;
         let mut part = |name: &str, value: &str| {
             fields.take(&format!("{prefix}device.{name}"), text(value, 0, TEXT_MAX))
         };
@@ -323,7 +313,7 @@ mod tests {
             os_version: os_version.into(),
         };
         let mut fields = Fields::default();
-        let device = Device::read(Some(&pb), "", "", &mut fields).unwrap();
+        let device = Device::read(&pb, "", &mut fields).unwrap();
         fields.finish().unwrap();
         device
     }
@@ -470,15 +460,13 @@ mod tests {
     }
 
     #[test]
-    fn a_device_that_is_told_counts_instead_of_what_its_client_says() {
+    fn a_device_is_told_in_any_case() {
         let told = pb::Device { family: "Firefox".into(), ..Default::default() };
         let mut fields = Fields::default();
 
-        let both = Device::read(Some(&told), CHROME, "", &mut fields);
-        let one = Device::read(None, CHROME, "", &mut fields);
+        let read = Device::read(&told, "", &mut fields);
 
-        assert_eq!(both, Some(device("firefox", "", "", "")));
-        assert_eq!(one, Device::of_user_agent(CHROME));
+        assert_eq!(read, Some(device("firefox", "", "", "")));
         fields.finish().unwrap();
     }
 
@@ -493,21 +481,17 @@ mod tests {
         };
         let mut fields = Fields::default();
 
-        assert_eq!(
-            Device::read(Some(&told), &"x".repeat(1_025), "questions[2].", &mut fields),
-            None
-        );
+        assert_eq!(Device::read(&told, "requests[2].", &mut fields), None);
 
         let Err(Error::Invalid(violations)) = fields.finish() else { panic!("not refused") };
         let places = violations.iter().map(|violation| &*violation.field).collect::<Vec<_>>();
         assert_eq!(
             places,
             [
-                "questions[2].user_agent",
-                "questions[2].device.family",
-                "questions[2].device.version",
-                "questions[2].device.os_family",
-                "questions[2].device.os_version",
+                "requests[2].device.family",
+                "requests[2].device.version",
+                "requests[2].device.os_family",
+                "requests[2].device.os_version",
             ]
         );
     }

@@ -441,7 +441,7 @@ mod tests {
         let key = external(&geo, &devices);
         let device = |family: &str| {
             let device = pb::Device { family: family.into(), ..Default::default() };
-            Device::read(Some(&device), "", "", &mut Fields::default())
+            Device::read(&device, "", &mut Fields::default())
         };
         let told = |ip: Option<&str>, device: Option<Device>| {
             let asked = Question {

@@ -126,7 +126,7 @@ impl<'a> Asked<'a> {
             },
         };
         let device = match &request.device {
-            Some(device) => Device::read(Some(device), "", prefix, fields),
+            Some(device) => Device::read(device, prefix, fields),
             // Only of keys whose rules ask for it is it read out of what the client says.
             None if request.user_agent.is_empty() => None,
             None => {
@@ -205,8 +205,12 @@ async fn settle(
         let Ok((answer, sha256)) = &found else {
             return Ok(Settled { found, spent });
         };
-        let known = known_of(shared, call, answer, sha256);
-        let Some(known) = known.filter(|known| spent.is_none() && known.limits.is_some()) else {
+        // First, since it is cheap, and true of nearly all.
+        let is_limited = answer.known.as_ref().is_some_and(|known| known.limits.is_some());
+        if spent.is_some() || !is_limited {
+            return Ok(Settled { found, spent });
+        }
+        let Some(known) = known_of(shared, call, answer, sha256) else {
             return Ok(Settled { found, spent });
         };
         let said = asked.said_device(&known);
@@ -216,8 +220,10 @@ async fn settle(
         }
         spent = spend(shared, &known, call.deadline).await?;
         if spent.is_none() {
-            // The limits were changed, and this node is about to hear of that.
+            // The limits were changed, and this node is about to hear of that; or the database was put back
+            // to a state before such a change.
             shared.keys.drop_key(known.key_ref);
+            shared.meter.forget(known.key_ref);
         }
         // Waited for: what was found before may not hold any more.
     }
@@ -287,7 +293,7 @@ fn tell(
         None => Duration::ZERO,
     };
     let Some(known) = known_of(shared, call, answer, sha256) else {
-        return Some(not_found(UNKNOWN, revision().as_deref(), request.explain));
+        return Some(not_found(UNKNOWN, answer.revision.as_deref(), request.explain));
     };
     let now = shared.clock.now();
     let said = asked.said_device(&known);

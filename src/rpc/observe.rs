@@ -193,6 +193,10 @@ fn log(
     elapsed: Duration,
     correlation_id: &str,
 ) {
+    let is_quiet = told.status.is_none() && declared.is_some_and(|method| method.quiet);
+    if is_quiet && !tracing::enabled!(tracing::Level::DEBUG) {
+        return;
+    }
     let method = path.trim_start_matches('/');
     let code =
         if is_grpc { format!("{:?}", told.code) } else { response.status().as_u16().to_string() };
@@ -221,9 +225,7 @@ fn log(
         (Some(status), _) => {
             line!(tracing::Level::INFO, error = status.message(), "call refused");
         }
-        (None, _) if declared.is_some_and(|method| method.quiet) => {
-            line!(tracing::Level::DEBUG, "call");
-        }
+        (None, _) if is_quiet => line!(tracing::Level::DEBUG, "call"),
         (None, _) => line!(tracing::Level::INFO, "call"),
     }
 }

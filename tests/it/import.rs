@@ -291,6 +291,35 @@ async fn a_message_is_repeated_by_its_request_id_and_rehearsed_without_effect() 
     assert_eq!(count(&app, number).await, 1);
 }
 
+/// Who rehearses learns nothing of the keys of others; who imports in earnest is told, and leaves a trace.
+#[tokio::test]
+async fn a_rehearsal_does_not_tell_which_hashes_are_keys_of_others() {
+    let (app, foo, app_key) = start().await;
+    let (bar, other) = install(&app, "bar").await;
+    import(&foo, message(&["taken"], &app_key)).await.unwrap();
+
+    let rehearsed =
+        pb::ImportKeysRequest { validate_only: true, ..message(&["taken", "new"], &other) };
+    let rehearsal = import(&bar, rehearsed).await.unwrap();
+    let refused = import(&bar, message(&["taken", "new"], &other)).await.unwrap_err();
+
+    assert_eq!((rehearsal.imported, rehearsal.passed_over), (2, 0));
+    assert_eq!(told(&refused), "AlreadyExists KEY_ALREADY_EXISTS");
+    assert_eq!(count(&app, "select count(*) as number from imported_keys").await, 1);
+}
+
+/// As whatever else is added to a tenant.
+#[tokio::test]
+async fn nothing_is_imported_into_a_tenant_that_is_deleted() {
+    let (app, foo, app_key) = start().await;
+    app.as_root().call("DeleteTenant", json!({"tenant_id": "foo"})).await.unwrap();
+
+    let refused = import(&foo, message(&["late"], &app_key)).await.unwrap_err();
+
+    assert_eq!(told(&refused), "FailedPrecondition TENANT_NOT_ACTIVE");
+    assert_eq!(count(&app, "select count(*) as number from imported_keys").await, 0);
+}
+
 /// 1-46, 4-15: each message is a call of its own, which the key may make by then or not.
 #[tokio::test]
 async fn a_stream_ends_when_its_key_is_revoked_or_its_tenant_protected() {

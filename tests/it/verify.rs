@@ -451,6 +451,36 @@ async fn a_verification_costs_the_database_nothing_or_one_statement() {
     assert_eq!((warm, cold, crowd, forged), (0, 1, 1, 0));
 }
 
+/// That there is no such key is true of a state of the database, as everything else that is answered.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_key_that_is_not_there_is_missed_at_min_revision_or_later() {
+    let shop = Shop::open().await;
+    let (_, key) = shop.key(json!({})).await;
+    shop.admin.call("DeleteAppKey", json!({"app_key_id": shop.app_key_id})).await.unwrap();
+    let made = shop.admin.call("CreateApiKey", json!({"api_key": {"roles": ["auditor"]}}));
+    let made = made.await.unwrap();
+    let revoke = json!({"api_key_id": made["api_key"]["api_key_id"], "reason": "test"});
+    let revoked = shop.admin.call("RevokeApiKey", revoke).await.unwrap();
+    let reached = revoked["revision"].as_str().unwrap();
+    let beyond = (reached.parse::<u64>().unwrap() + 1_000_000).to_string();
+    let ask = async |min_revision: &str| {
+        let request = pb::VerifyKeyRequest {
+            key: key.clone(),
+            environment: "production".into(),
+            min_revision: min_revision.into(),
+            ..Default::default()
+        };
+        shop.admin.keys().verify_key(request).await
+    };
+
+    let missed = ask(reached).await.unwrap().into_inner();
+    let early = ask(&beyond).await.unwrap_err();
+
+    assert_eq!(missed.code(), pb::VerifyCode::NotFound);
+    assert!(missed.revision.contains(':'), "the state that it is missing in: {missed:?}");
+    assert_eq!(early.code(), tonic::Code::Unavailable, "{early:?}");
+}
+
 /// A key that is not there any more is asked for once, not each time that somebody tries it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_key_that_is_gone_is_asked_for_once_in_a_while() {

@@ -215,32 +215,7 @@ pub async fn issue(
 
 #[cfg(test)]
 mod tests {
-    use chrono::{DateTime, Days, NaiveDate, Utc};
-    use diesel_async::RunQueryDsl;
-    use uuid::Uuid;
-
-    use super::{
-        LABEL_MAX,
-        model::{Beside, ExternalKey, message},
-        store::refused,
-        tell_of,
-        wire::check_rules,
-    };
-    use crate::{
-        directory::environments,
-        error::Result,
-        keys::{
-            installations::Installation,
-            limits::{self, Limits},
-            master::MasterKey,
-            model::{new_ref, route_of_tenant},
-            secret::{self, Digest, KeyRef, KeySecret, KeyText},
-        },
-        pb,
-        rpc::{TenantOfCall, mutate::Change, permit::json_of},
-        schema::external_keys,
-        wire::{Fields, id, text, time},
-    };
+    use super::*;
 
     fn at(text: &str) -> DateTime<Utc> {
         text.parse().unwrap()

@@ -26,6 +26,7 @@ use self::{
     store::{beside, find, hold, store},
 };
 use super::{
+    api_keys::read_overlap,
     app_keys,
     installations::tell,
     limits,
@@ -48,20 +49,6 @@ use crate::{
 
 const LABEL_MAX: usize = 80;
 const REASON_MAX: usize = 500;
-const OVERLAP_DEFAULT: TimeDelta = TimeDelta::days(1);
-const OVERLAP_MAX: TimeDelta = TimeDelta::days(30);
-
-/// Reads for how long the old secret of a key that is rotated stays good.
-fn read_overlap(overlap: Option<&prost_types::Duration>) -> Result<TimeDelta, String> {
-    let Some(overlap) = overlap else {
-        return Ok(OVERLAP_DEFAULT);
-    };
-    u32::try_from(overlap.nanos)
-        .ok()
-        .and_then(|nanos| TimeDelta::new(overlap.seconds, nanos))
-        .filter(|overlap| (TimeDelta::zero()..=OVERLAP_MAX).contains(overlap))
-        .ok_or_else(|| "is not from 0 seconds to 30 days".to_owned())
-}
 
 fn read_id(field: &str, value: &str) -> Result<Uuid> {
     let what =
@@ -217,7 +204,7 @@ async fn update_one(
     if after == key {
         return Ok(before);
     }
-    if after.expire_time != key.expire_time {
+    if after.expire_time != key.expire_time || (after.enabled && !key.enabled) {
         change.call.check_end(after.expire_time)?;
     }
     if after.environment != key.environment {
