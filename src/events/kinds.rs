@@ -85,7 +85,6 @@ pub const OF_VERDICTS: &[&str] = &[
     "api_key.rotated",
     "api_key.updated",
     "app_key.deleted",
-    "environment.deleted",
     "external_key.imported",
     "external_key.revoked",
     "external_key.rotated",

@@ -1,8 +1,17 @@
-//! Keys: the master key (`master`), the text of a key (`secret`), what a key is and when it is good
-//! (`model`, `roles`, `verdict`), how keys come to be (`issue`), change (`patch`), are kept (`store`) and look from outside
-//! (`wire`), what tenants run and the keys that its clients send (`installations`), as which OAuth client
-//! a tenant's users sign in (`oauth`), from where and how often keys may be used (`rules`, `limits`, `meter`)
-//! and when they were (`usage`), and the RPCs (`service`).
+//! Keys: the master key (`master`), the text of a key (`secret`) and what of it the limits say (`limits`).
+//!
+//! API keys: what one is and may do (`model`, `roles`), how it comes to be (`issue`), changes (`patch`), is kept
+//! (`store`), listed (`list`) and looks from outside (`wire`), and the calls on them (`api_keys`).
+//!
+//! What tenants run: `installations`, the `app_keys` of those, and the keys that their clients send
+//! (`external_keys`), brought along from elsewhere (`import`); as which OAuth client a tenant's users sign in
+//! (`oauth`).
+//!
+//! Verification, in the order of its steps: what a node knows (`cache`, of what is `known`), how it asks for the rest
+//! (`resolve`), what stands against a key (`verdict`, with the `rules` of from where), how often it was used
+//! (`meter`) and when last (`usage`), and the answer (`verify`).
+//!
+//! The RPCs are in `service`.
 
 pub mod api_keys;
 pub mod app_keys;

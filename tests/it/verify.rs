@@ -352,6 +352,41 @@ async fn a_key_that_is_bound_to_an_environment_has_no_say_in_others() {
     bound.call("RotateExternalKey", json!({"external_key_id": other})).await.unwrap();
 }
 
+/// 4-15: what a key that ends gives away, or wakes, ends no later than it does.
+#[tokio::test]
+async fn a_key_that_ends_neither_issues_nor_enables_what_lasts_longer() {
+    let shop = Shop::open().await;
+    let (id, _) = shop.key(json!({"enabled": false})).await;
+    let end = "2199-01-01T00:00:00Z";
+    let ends = json!({"api_key": {"roles": ["tenant-admin"], "expire_time": end}});
+    let ends = shop.admin.call("CreateApiKey", ends).await.unwrap();
+    let ends = shop.app.as_key(ends["secret"].as_str().unwrap());
+    let new = |end: Value| {
+        json!({"external_key": {"app_key_id": shop.app_key_id, "label": "x",
+        "environment": "production", "expire_time": end}})
+    };
+    let change = |change: Value| {
+        let mut key = change;
+        key["external_key_id"] = id.clone().into();
+        json!({"external_key": key})
+    };
+
+    for (method, request) in [
+        ("CreateExternalKey", new(Value::Null)),
+        ("CreateExternalKey", new(json!("2199-01-02T00:00:00Z"))),
+        ("UpdateExternalKey", change(json!({"enabled": true}))),
+        ("UpdateExternalKey", change(json!({"expire_time": "2199-01-02T00:00:00Z"}))),
+        ("RotateExternalKey", json!({"external_key_id": id})),
+    ] {
+        let refusal = ends.call(method, request.clone()).await.unwrap_err();
+        assert_eq!(told(&refusal), "PermissionDenied PERMISSION_MISSING", "{method} {request}");
+    }
+    ends.call("CreateExternalKey", new(json!(end))).await.unwrap();
+    ends.call("UpdateExternalKey", change(json!({"label": "y"}))).await.unwrap();
+    let both = change(json!({"enabled": true, "expire_time": end}));
+    ends.call("UpdateExternalKey", both).await.unwrap();
+}
+
 /// 3-22: whoever only tells whether keys are good goes on under a lock that lets one read.
 #[tokio::test]
 async fn a_tenants_own_verifier_goes_on_under_a_lock_that_lets_one_read() {
