@@ -137,9 +137,9 @@ impl Server {
         let edge = Edge::bind(settings.listen, None, settings.shutdown.drain).await.unwrap();
         let (metrics, sampling) = (Metrics::new(&settings), Sampling::new(&settings).unwrap());
         let shared = started.shared;
-        let (router, _health) = server::router(shared.clone(), metrics, sampling).await.unwrap();
+        let (stack, _health) = server::stack(shared.clone(), metrics, sampling).await.unwrap();
         let address = edge.local_addr();
-        tokio::spawn(edge.serve(router, std::future::pending()));
+        tokio::spawn(edge.serve(stack, std::future::pending()));
         let endpoint = Endpoint::from_shared(format!("http://{address}")).unwrap();
         let channel = endpoint.tcp_nodelay(true).connect().await.unwrap();
         let cluster = started.cluster.unwrap();

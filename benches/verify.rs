@@ -43,6 +43,10 @@ use tonic::{
     transport::{Channel, Endpoint},
 };
 
+/// As the service has it, and for the no-op as well: what is compared is what is done, not with what.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 const CONNECTIONS: usize = 8;
 const CALLERS: usize = 64;
 const VERIFY: &str = "/tenantry.v1.KeyService/VerifyKey";
@@ -53,9 +57,12 @@ fn main() {
     let mut arguments = env::args().skip(1);
     match arguments.next().as_deref() {
         Some("serve-noop") => serve_noop(&fs::read(arguments.next().unwrap()).unwrap()),
-        Some("serve") => serve(Path::new(&arguments.next().unwrap())),
+        Some("serve") => serve(Path::new(&arguments.next().unwrap()), None),
+        Some("serve-observed") => {
+            // A collector that is not there takes as little of the processor as one can take.
+            serve(Path::new(&arguments.next().unwrap()), Some("http://127.0.0.1:9".to_owned()));
+        }
         _ => {
-            pin("1");
             let runtime =
                 tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
             runtime.unwrap().block_on(measure());
@@ -73,11 +80,19 @@ fn pin(core: &str) {
     let _ = Command::new("taskset").args(["-cp", core, &id]).stdout(Stdio::null()).status();
 }
 
+/// Lets processes run on all cores again, for what is compared with what does so too.
+fn unpin(ids: &[u32]) {
+    for id in ids {
+        let _ = Command::new("taskset").args(["-acp", "0-1023", &id.to_string()]).output();
+    }
+}
+
 /// A service that does nothing: it answers what it was given, whatever is asked.
 fn serve_noop(answer: &[u8]) {
     pin("0");
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(async {
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+    runtime.unwrap().block_on(async {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         println!("{}", listener.local_addr().unwrap());
         let answer = pb::VerifyKeyResponse::decode(answer).unwrap();
@@ -150,7 +165,7 @@ impl tower::Service<http::Request<tonic::body::Body>> for Noop {
 }
 
 /// Tenantry itself, on a database that is there already.
-fn serve(folder: &Path) {
+fn serve(folder: &Path, collector: Option<String>) {
     pin("0");
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
@@ -158,6 +173,7 @@ fn serve(folder: &Path) {
         let url = fs::read_to_string(folder.join("url")).unwrap();
         let mut settings = Settings::default_for_tests(folder);
         settings.database_url = Some(url.into());
+        settings.otlp.endpoint = collector;
         let settings = Arc::new(settings);
         // As in service: counted, timed, and with its log lines.
         let _telemetry = telemetry::init(&settings).unwrap();
@@ -165,10 +181,10 @@ fn serve(folder: &Path) {
         let edge = Edge::bind(settings.listen, None, settings.shutdown.drain).await.unwrap();
         let (metrics, sampling) = (Metrics::new(&settings), Sampling::new(&settings).unwrap());
         let shared = started.shared;
-        let (router, _health) = server::router(shared.clone(), metrics, sampling).await.unwrap();
+        let (stack, _health) = server::stack(shared.clone(), metrics, sampling).await.unwrap();
         println!("{}", edge.local_addr());
         tokio::spawn(async move { feed::run(shared).await.unwrap() });
-        let _ = edge.serve(router, std::future::pending()).await;
+        let _ = edge.serve(stack, std::future::pending()).await;
     });
 }
 
@@ -182,6 +198,7 @@ impl Server {
     async fn start(arguments: &[&str]) -> Self {
         let mut process = Command::new(env::current_exe().unwrap())
             .args(arguments)
+            .env("OTEL_TRACES_SAMPLER_ARG", "0.01")
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()
@@ -299,6 +316,8 @@ async fn measure() {
     let started = start::start(settings.clone()).await.unwrap();
     let root = fs::read_to_string(started.root_key.as_ref().unwrap()).unwrap().trim().to_owned();
     let cluster = started.cluster.as_ref().unwrap();
+    // The database has all cores; the callers keep to one.
+    pin("1");
     fs::write(folder.join("url"), cluster.url("tenantry", start::PRIVATE_DATABASE)).unwrap();
     let tenantry = Server::start(&["serve", &folder.to_string_lossy()]).await;
     let keys = Box::pin(keys(&tenantry, &root, many, cluster, &started.shared.master)).await;
@@ -345,9 +364,16 @@ async fn measure() {
     for (name, work, items) in rows {
         compare(name, &tenantry, work, items, &noop, &hot, rounds, seconds).await;
     }
+    let observed = Server::start(&["serve-observed", &folder.to_string_lossy()]).await;
+    let name = "VerifyKey, known; measured, and 1 % traced";
+    compare(name, &observed, &hot, 1.0, &noop, &hot, rounds, seconds).await;
+    let name = "VerifyKey, known; the same beside that without";
+    compare(name, &observed, &hot, 1.0, &tenantry, &hot, rounds, seconds).await;
+    drop(observed);
     tails(&tenantry, &hot, seconds, None).await;
     let writes = Writes { root: root.clone(), keys: &keys };
     tails(&tenantry, &hot, seconds, Some(writes)).await;
+    unpin(&[std::process::id(), tenantry.process.id()]);
     misses(&tenantry, &keys, cluster, rounds).await;
     drop((tenantry, noop));
     revocations(&folder, &root, cluster).await;
@@ -493,11 +519,14 @@ async fn tails(server: &Server, hot: &Work, time: Duration, writes: Option<Write
         let mut calls = tokio::task::JoinSet::new();
         let mut due = start;
         let mut turn = 0;
+        // To wake for each call alone would take the callers more than the calls.
+        let mut ticks = tokio::time::interval(Duration::from_millis(1));
         while start.elapsed() < time {
+            let now = ticks.tick().await.into_std();
             // Open loop: a call is due whether or not those before it are answered.
-            while due <= Instant::now() {
+            while due <= now {
                 let channel = server.channels[turn % CONNECTIONS].clone();
-                let (request, was_due) = (hot.request(), due);
+                let (request, was_due) = (hot.request(), now);
                 calls.spawn(async move {
                     let mut client = tonic::client::Grpc::new(channel);
                     client.ready().await.unwrap();
@@ -510,7 +539,6 @@ async fn tails(server: &Server, hot: &Work, time: Duration, writes: Option<Write
             while let Some(done) = calls.try_join_next() {
                 latencies.push(done.unwrap());
             }
-            tokio::task::yield_now().await;
         }
         while let Some(done) = calls.join_next().await {
             latencies.push(done.unwrap());

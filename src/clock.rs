@@ -5,7 +5,7 @@ use std::sync::{
     atomic::{AtomicI64, Ordering},
 };
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, SubsecRound as _, TimeDelta, Utc};
 use uuid::{ContextV7, Timestamp, Uuid};
 
 /// The current time, at the precision that Postgres keeps (microseconds).
@@ -23,10 +23,11 @@ impl Clock {
     /// Reads the time.
     #[expect(clippy::disallowed_methods, reason = "this is the place that the others must use")]
     pub fn now(&self) -> DateTime<Utc> {
-        let offset = TimeDelta::microseconds(self.offset_micros.load(Ordering::Relaxed));
-        let now = Utc::now() + offset;
-        DateTime::from_timestamp_micros(now.timestamp_micros())
-            .expect("a time of today is within the range of times")
+        let now = Utc::now().trunc_subsecs(6);
+        match self.offset_micros.load(Ordering::Relaxed) {
+            0 => now,
+            offset => now + TimeDelta::microseconds(offset),
+        }
     }
 
     /// Makes an id that sorts by the time of its making, behind all that this process made before.

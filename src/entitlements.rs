@@ -4,6 +4,8 @@
 //! its direct children hold together is never more than it has. Whoever gives or takes holds the
 //! provider's row first, so that two of them never see the same rest.
 
+use std::sync::Arc;
+
 use chrono::{DateTime, Utc};
 use diesel::{dsl::not, pg::Pg, prelude::*};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
@@ -592,9 +594,9 @@ pub async fn hold_tenant(change: &mut Change<'_>, tenant: &TenantOfCall) -> Resu
 
 /// The same call with the reach that the answer to a provider's own key is made with: what is left of
 /// its entitlement depends on tenants that it does not see itself.
-pub fn seeing_children(call: Call) -> Call {
+pub fn seeing_children(call: Arc<Call>) -> Arc<Call> {
     match call.scope {
-        Scope::Tenant(uid) => Call { scope: Scope::Provider(uid), ..call },
+        Scope::Tenant(uid) => call.within(Scope::Provider(uid)),
         _ => call,
     }
 }

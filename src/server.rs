@@ -1,20 +1,25 @@
 //! The stack that every call goes through, on one page, and what its rooms share.
 
-use std::sync::Arc;
+use std::{
+    convert::Infallible,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
 
 use axum::{
-    Router,
-    body::Body,
+    BoxError, Router,
+    body::{Body, Bytes, HttpBody},
     extract::Request,
-    middleware::{Next, from_fn, from_fn_with_state},
     response::{IntoResponse as _, Response},
     routing::get,
 };
 use diesel_async::AsyncPgConnection;
+use http::HeaderValue;
 use tonic::{Status, server::NamedService, service::Routes};
 use tonic_health::server::HealthReporter;
 use tonic_web::GrpcWebLayer;
-use tower::{ServiceBuilder, ServiceExt as _};
+use tower::{Layer as _, Service, ServiceExt as _};
 
 use crate::{
     clock::Clock,
@@ -33,8 +38,9 @@ use crate::{
     rpc::{
         Call,
         identify::{Identifier, identify},
+        metadata::is_grpc,
         mutate::Mutator,
-        observe::{Observer, is_grpc, observe},
+        observe::{Observer, observe},
         permit::DESCRIPTORS,
     },
     telemetry::{Metrics, Sampling},
@@ -129,11 +135,11 @@ impl Shared {
 }
 
 /// Everything that answers on the port, and what tells its health.
-pub async fn router(
+pub async fn stack(
     shared: Arc<Shared>,
     metrics: Metrics,
     sampling: Sampling,
-) -> Result<(Router, HealthReporter)> {
+) -> Result<(Stack, HealthReporter)> {
     let (health, health_service) = tonic_health::server::health_reporter();
     for service in SERVICES {
         health.set_service_status(*service, tonic_health::ServingStatus::Serving).await;
@@ -152,24 +158,80 @@ pub async fn router(
         trusted_proxies: shared.settings.trusted_proxies.clone(),
     };
     let identifier = shared.identifier();
+    let keys = KeyServiceServer::new(service::Keys(shared.clone()));
 
     let router = Routes::new(health_service)
         .add_service(reflection().build_v1().map_err(Error::internal)?)
         .add_service(reflection().build_v1alpha().map_err(Error::internal)?)
         .add_service(TenantServiceServer::new(Tenants(shared.clone())))
         .add_service(DirectoryServiceServer::new(Directory(shared.clone())))
-        .add_service(KeyServiceServer::new(service::Keys(shared.clone())))
         .add_service(EventServiceServer::new(Events(shared.clone())))
         .add_service(OperationsServer::new(Operations(shared)))
         .prepare()
         .into_axum_router()
         .route("/", get(|| async { WELCOME }))
-        .fallback(unknown)
-        .layer(from_fn_with_state(Arc::new(identifier), identify))
-        // Outermost, so that it sees the refusals of everything below it.
-        .layer(from_fn_with_state(Arc::new(observer), observe));
-    Ok((with_grpc_web(router), health))
+        .fallback(unknown);
+    Ok((Stack(Arc::new(Rooms { observer, identifier, keys, router })), health))
 }
+
+/// What every request goes through, outside to inside.
+///
+/// One service instead of layers around the router, which would wrap each of its routes and box every call
+/// once for each of them.
+#[derive(Clone)]
+pub struct Stack(Arc<Rooms>);
+
+struct Rooms {
+    observer: Observer,
+    identifier: Identifier,
+    /// Asked past the router, whose way is a twentieth of that of a verification.
+    keys: KeyServiceServer<service::Keys>,
+    router: Router,
+}
+
+impl Stack {
+    async fn answer(&self, request: Request) -> Response {
+        if is_grpc_web(&request) {
+            // Translates for browsers, whose calls are then like others.
+            let inner =
+                self.clone().map_request(|it: http::Request<tonic::body::Body>| it.map(Body::new));
+            return GrpcWebLayer::new().layer(inner).oneshot(request).await.into_response();
+        }
+        let Rooms { observer, identifier, keys, router } = &*self.0;
+        let serve = async |request: Request| match request.uri().path().strip_prefix(KEYS) {
+            Some(_) => keys.clone().call(request).await.into_response(),
+            None => router.clone().call(request).await.into_response(),
+        };
+        // Outermost, so that it sees the refusals of everything below it.
+        observe(observer, request, |request, observed| {
+            identify(identifier, request, observed, serve)
+        })
+        .await
+    }
+}
+
+impl<B> Service<http::Request<B>> for Stack
+where
+    B: HttpBody<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    type Response = Response;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Response, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: http::Request<B>) -> Self::Future {
+        let stack = self.clone();
+        let request = request.map(Body::new);
+        Box::pin(async move { Ok(stack.answer(request).await) })
+    }
+}
+
+/// The beginning of the paths of `KeyService`.
+const KEYS: &str = "/tenantry.v1.KeyService/";
 
 /// The services whose health is told; the empty name is the server as a whole.
 pub const SERVICES: &[&str] = &[
@@ -188,32 +250,19 @@ list its services with `grpcurl -plaintext <address> list`.
 
 /// Answers what is neither a service nor a page, in the language it was asked in.
 async fn unknown(request: Request) -> Response {
-    if is_grpc(request.headers()) {
+    if content_type(&request).is_some_and(is_grpc) {
         Status::from(Error::MethodUnknown).into_http()
     } else {
         http::StatusCode::NOT_FOUND.into_response()
     }
 }
 
-/// Translates for browsers, whose calls are then like others.
-///
-/// Only what says that it is gRPC-Web goes through tonic's layer, which refuses every other request
-/// over HTTP/1.1.
-fn with_grpc_web(router: Router) -> Router {
-    let web = router.clone().layer(
-        ServiceBuilder::new()
-            .layer(GrpcWebLayer::new())
-            .map_request(|request: http::Request<tonic::body::Body>| request.map(Body::new)),
-    );
-    router.layer(from_fn(move |request: Request, next: Next| {
-        let kind = request.headers().get(http::header::CONTENT_TYPE);
-        let is_web = kind.is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc-web"));
-        let web = is_web.then(|| web.clone());
-        async move {
-            match web {
-                Some(web) => web.oneshot(request).await.into_response(),
-                None => next.run(request).await,
-            }
-        }
-    }))
+/// Whether a request is for tonic's translation, which refuses every other one over HTTP/1.1.
+fn is_grpc_web(request: &Request) -> bool {
+    let kind = content_type(request);
+    kind.is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc-web"))
+}
+
+fn content_type(request: &Request) -> Option<&HeaderValue> {
+    request.headers().get(http::header::CONTENT_TYPE)
 }

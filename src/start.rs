@@ -353,7 +353,7 @@ pub async fn serve(
     let edge = Edge::bind(settings.listen, tls, settings.shutdown.drain).await?;
     let metrics = Metrics::new(&settings);
     let sampling = Sampling::new(&settings)?;
-    let (router, health) = server::router(started.shared.clone(), metrics, sampling).await?;
+    let (stack, health) = server::stack(started.shared.clone(), metrics, sampling).await?;
     let sweeper = tokio::spawn(sweep(started.shared.clone()));
     let (stop, stopped) = watch::channel(false);
     let worker = tokio::spawn(operations::worker::work(started.shared.clone(), stopped));
@@ -380,7 +380,7 @@ pub async fn serve(
             health.set_service_status(*service, tonic_health::ServingStatus::NotServing).await;
         }
     };
-    match edge.serve(router, shutdown).await {
+    match edge.serve(stack, shutdown).await {
         Drained::Clean => tracing::info!("drained"),
         Drained::Forced { connections } => {
             tracing::warn!(connections, "the drain deadline passed: connections were cut");

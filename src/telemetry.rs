@@ -201,15 +201,15 @@ impl Metrics {
     ///
     /// Calls of anything else are counted together: a name that a stranger makes up must not become
     /// a series of its own.
-    pub fn record(&self, method: Option<&str>, code: tonic::Code, took: Duration) {
+    pub fn record(&self, method: Option<&'static str>, code: tonic::Code, took: Duration) {
         let Some(call_duration) = &self.call_duration else { return };
         let (service, method) =
             method.and_then(|name| name.split_once('/')).unwrap_or((OTHER, OTHER));
 
         let attributes = [
             KeyValue::new("rpc.system", "grpc"),
-            KeyValue::new("rpc.service", service.to_owned()),
-            KeyValue::new("rpc.method", method.to_owned()),
+            KeyValue::new("rpc.service", service),
+            KeyValue::new("rpc.method", method),
             KeyValue::new("rpc.grpc.status_code", i64::from(i32::from(code))),
         ];
         call_duration.record(took.as_secs_f64() * 1000.0, &attributes);
@@ -279,10 +279,12 @@ fn assemble(settings: &Settings) -> Result<(impl Subscriber + use<>, Guard), Tel
     let share = Sampling::new(settings)?.share.unwrap_or_default();
     let endpoint = settings.otlp.endpoint.as_deref();
     let exports = endpoint.map(|endpoint| exports_to(endpoint, share)).transpose()?;
-    let traces = exports.as_ref().map(|exports| trace_layer(&exports.traces));
     let log = log_layer(settings, std::io::stderr, std::io::stderr().is_terminal())?;
+    let traces = exports.as_ref().map(|exports| trace_layer(&exports.traces).boxed());
+    // A layer that is not there asks to be asked about everything, each span of each library.
+    let layers = std::iter::once(log).chain(traces).collect::<Vec<_>>();
 
-    Ok((Registry::default().with(log).with(traces), Guard { exports }))
+    Ok((Registry::default().with(layers), Guard { exports }))
 }
 
 fn exports_to(endpoint: &str, share: f64) -> Result<Exports, TelemetryError> {
@@ -322,7 +324,9 @@ where
     let chosen =
         EnvFilter::builder().parse(&settings.log.filter).map_err(TelemetryError::Filter)?;
     // Spans carry the correlation id, which a line needs however high its level.
-    let filter = chosen.or(filter_fn(|metadata| metadata.is_span() && is_ours(metadata)));
+    let ours = filter_fn(|metadata| metadata.is_span() && is_ours(metadata))
+        .with_max_level_hint(LevelFilter::INFO);
+    let filter = chosen.or(ours);
     let lines = tracing_subscriber::fmt::layer().with_writer(writer).with_ansi(is_terminal);
 
     Ok(match settings.log.format {
@@ -793,6 +797,21 @@ mod tests {
             assert_eq!(text.lines().count(), 1, "{text}");
             assert!(text.contains("loud") && text.contains("c-1"), "{text}");
         }
+    }
+
+    #[test]
+    fn what_libraries_span_for_themselves_costs_nothing() {
+        let settings = Settings::default_for_tests(Path::new("/data"));
+        let (subscriber, _guard) = assemble(&settings).unwrap();
+
+        let [ours, theirs] = with_default(Registry::default(), || {
+            let ours = tracing::info_span!(target: "tenantry", "ours").metadata();
+            [ours, tracing::debug_span!(target: "h2", "theirs").metadata()]
+        });
+
+        assert_eq!(subscriber.max_level_hint(), Some(LevelFilter::INFO));
+        assert!(!subscriber.register_callsite(ours.unwrap()).is_never());
+        assert!(subscriber.register_callsite(theirs.unwrap()).is_never());
     }
 
     #[test]

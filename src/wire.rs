@@ -87,11 +87,20 @@ pub fn prose(value: &str, max: usize) -> Result<String, String> {
 ///
 /// What is wrong and what would be right.
 pub fn id(value: &str) -> Result<String, String> {
+    check_id(value).map(|()| value.to_owned())
+}
+
+/// Checks what [`id`] takes.
+///
+/// # Errors
+///
+/// As [`id`].
+pub fn check_id(value: &str) -> Result<(), String> {
     let fits = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
     if value.is_empty() {
         Err("is required".to_owned())
     } else if value.len() <= 30 && value.chars().all(fits) {
-        Ok(value.to_owned())
+        Ok(())
     } else if uuid::Uuid::try_parse(value).is_ok() {
         Err("is a uid, not an id: LookupTenant finds a tenant by its uid".to_owned())
     } else {
@@ -105,10 +114,7 @@ pub fn id(value: &str) -> Result<String, String> {
 ///
 /// What is wrong and what would be right.
 pub fn reference<'a>(field: &str, value: &'a str) -> Result<&'a str> {
-    match id(value) {
-        Ok(_) => Ok(value),
-        Err(why) => Err(Error::invalid(field, why)),
-    }
+    check_id(value).map(|()| value).map_err(|why| Error::invalid(field, why))
 }
 
 /// What makes a request safe to repeat: 1 to 128 visible ASCII characters, or nothing.

@@ -120,7 +120,7 @@ fn tenant_of(call: &Call, field: &str, named: &str) -> Result<Option<String>> {
 /// What is wrong with the request or its cursor; too many watchers; no feed.
 pub(super) async fn start(
     shared: Arc<Shared>,
-    call: Call,
+    call: Arc<Call>,
     request: pb::WatchEventsRequest,
 ) -> Result<Answers> {
     let Request { start, wanted, verdicts_only } = Request::read(&call, request)?;
@@ -141,7 +141,7 @@ pub(super) async fn start(
         match watcher.run().await {
             Ok(()) => {}
             Err(error) => {
-                tracing::info!(error = %error, correlation.id = correlation_id, "a stream ended");
+                tracing::info!(error = %error, correlation.id = &*correlation_id, "a stream ended");
                 last_word.send(Err(dressed(&Status::from(error), &correlation_id)));
             }
         }
@@ -196,7 +196,7 @@ async fn begin(shared: &Shared, cursor: Option<Cursor>) -> Result<Cursor> {
 
 struct Watcher {
     shared: Arc<Shared>,
-    call: Call,
+    call: Arc<Call>,
     seat: Seat,
     wanted: Wanted,
     verdicts_only: bool,
@@ -336,14 +336,8 @@ impl Watcher {
         let (account, tenant) = call.named();
         let correlation_id = &call.correlation_id;
         let key_id = call.caller.key_id;
-        let earlier = Earlier {
-            method,
-            key_id,
-            account,
-            tenant,
-            correlation_id,
-            bearer: Some(&call.caller.bearer),
-        };
+        let earlier =
+            Earlier { method, key_id, account, tenant, correlation_id, bearer: Some(&call.bearer) };
         let deadline = Instant::now() + READ_TIMEOUT;
         let _turn = self.shared.feed.catching_up.acquire().await.map_err(Error::internal)?;
         let again =

@@ -206,7 +206,7 @@ pub async fn revoke(
 /// What the database reports.
 pub async fn who_am_i(shared: &Shared, call: &Call) -> Result<pb::WhoAmIResponse> {
     // Within the scope of the key itself, however far or near the call reaches.
-    let own = Call { scope: call.caller.own_scope(), ..call.clone() };
+    let own = call.within(call.caller.own_scope());
     let own =
         shared.read(&own, async |conn| store::find_own(conn, call, &shared.master).await).await?;
     let key = own.ok_or_else(|| Error::not_found(Kind::ApiKey, call.caller.key_id.to_string()))?;

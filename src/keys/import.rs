@@ -66,7 +66,7 @@ pub type Answers = ReceiverStream<Result<pb::ImportKeysResponse, Status>>;
 /// Begins an import.
 pub fn start(
     shared: Arc<Shared>,
-    call: Call,
+    call: Arc<Call>,
     requests: Streaming<pb::ImportKeysRequest>,
 ) -> Answers {
     let (out, answers) = mpsc::channel(1);
@@ -75,7 +75,7 @@ pub fn start(
     let import = Import { shared, call, requests, out, told: pb::ImportKeysResponse::default() };
     tokio::spawn(async move {
         if let Err(error) = import.run().await {
-            tracing::info!(error = %error, correlation.id = correlation_id, "a stream ended");
+            tracing::info!(error = %error, correlation.id = &*correlation_id, "a stream ended");
             // Whoever has gone hears nothing, and needs not.
             let _ = last_word.send(Err(dressed(&Status::from(error), &correlation_id))).await;
         }
@@ -86,7 +86,7 @@ pub fn start(
 /// An import under way.
 struct Import {
     shared: Arc<Shared>,
-    call: Call,
+    call: Arc<Call>,
     requests: Streaming<pb::ImportKeysRequest>,
     out: mpsc::Sender<Result<pb::ImportKeysResponse, Status>>,
     /// How far it is.
@@ -126,7 +126,7 @@ impl Import {
         let deadline = self.call.deadline.min(Instant::now() + MESSAGE_TIMEOUT);
         self.check(deadline).await?;
         let keys = read(request, self.shared.clock.now())?;
-        let call = Call { deadline, ..self.call.clone() };
+        let call = Call { deadline, ..Call::clone(&self.call) };
         let tenant = call.own_tenant()?;
         let master = &self.shared.master;
         let act = async |change: &mut Change<'_>| import(change, master, tenant, &keys).await;
@@ -145,7 +145,7 @@ impl Import {
             account,
             tenant,
             correlation_id,
-            bearer: Some(&call.caller.bearer),
+            bearer: Some(&call.bearer),
         };
         let again =
             self.shared.identifier().admit_again(earlier, Some(call.client), deadline).await?;

@@ -6,7 +6,7 @@
 
 use std::{
     fmt,
-    sync::{Arc, LazyLock},
+    sync::{Arc, LazyLock, OnceLock, atomic::AtomicI64},
 };
 
 use chrono::{DateTime, Utc};
@@ -20,7 +20,7 @@ use super::{
     rules::{DeviceRules, GeoRules},
     secret::{Digest, KeyRef},
 };
-use crate::{allowlist::model::Enforced, tenants::model::Standing};
+use crate::{allowlist::model::Enforced, rpc::Caller, tenants::model::Standing};
 
 /// A key, as far as it has to be known.
 #[derive(Debug)]
@@ -47,6 +47,10 @@ pub struct Known {
     pub revoke_time: Option<DateTime<Utc>>,
     /// How often it may be used, where that is limited, and how often that was set.
     pub limits: Option<Box<(Limits, i64)>>,
+    /// The key as its calls know it, put together by the first of them.
+    pub caller: OnceLock<Arc<Caller>>,
+    /// The minute since 1970 in which [`Usage`](super::usage::Usage) noted last that it was used.
+    pub noted: AtomicI64,
 }
 
 /// What is stored of a secret.

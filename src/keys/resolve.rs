@@ -2,7 +2,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::Arc,
+    sync::{Arc, OnceLock, atomic::AtomicI64},
 };
 
 use chrono::{DateTime, Utc};
@@ -314,6 +314,8 @@ impl Row {
             limits,
             owner: Arc::new(self.owner()?),
             kind: self.kind()?,
+            caller: OnceLock::new(),
+            noted: AtomicI64::new(0),
         })
     }
 

@@ -163,9 +163,9 @@ impl fmt::Debug for KeyText {
 
 /// What a text that was minted here says.
 #[derive(Debug)]
-pub struct ParsedKey {
+pub struct ParsedKey<'a> {
     /// The code of the environment that the key is bound to, if it is bound to one.
-    pub environment: Option<String>,
+    pub environment: Option<&'a str>,
     /// Where the key's row is, if it still is.
     pub key_ref: KeyRef,
     /// The secret, to be compared by its digest.
@@ -237,7 +237,7 @@ pub fn mint(
 }
 
 /// Reads the text of a key, and refuses without a look-up what was not minted here.
-pub fn parse(master: &MasterKey, text: &str) -> Result<ParsedKey, Malformed> {
+pub fn parse<'a>(master: &MasterKey, text: &'a str) -> Result<ParsedKey<'a>, Malformed> {
     let parts = Parts::split(text).ok_or(Malformed::Form)?;
     if crc32fast::hash(parts.summed) != parts.checksum {
         return Err(Malformed::Checksum);
@@ -251,7 +251,7 @@ pub fn parse(master: &MasterKey, text: &str) -> Result<ParsedKey, Malformed> {
 
     let environment = Some(parts.environment).filter(|&code| code != ANY_ENVIRONMENT);
     Ok(ParsedKey {
-        environment: environment.map(str::to_owned),
+        environment,
         key_ref: KeyRef::from_public_id(Uuid::from_bytes(parts.public_ref), master),
         secret: parts.secret,
         version: parts.version,
@@ -333,10 +333,15 @@ fn read_base62<const N: usize>(digits: &[u8], width: usize) -> Option<[u8; N]> {
         return None;
     }
     let mut number = [0; N];
-    for &digit in digits {
-        let mut carry = u64::from(digit_value(digit)?);
+    // Five digits at a time, which are the most that a limb of 32 bits holds.
+    for digits in digits.chunks(5) {
+        let (mut factor, mut carry) = (1, 0);
+        for &digit in digits {
+            factor *= 62;
+            carry = carry * 62 + u64::from(digit_value(digit)?);
+        }
         for limb in number.as_chunks_mut().0.iter_mut().rev() {
-            let sum = u64::from(u32::from_be_bytes(*limb)) * 62 + carry;
+            let sum = u64::from(u32::from_be_bytes(*limb)) * factor + carry;
             *limb =
                 u32::try_from(sum & 0xffff_ffff).expect("the mask leaves 32 bits").to_be_bytes();
             carry = sum >> 32;
@@ -581,7 +586,7 @@ mod tests {
 
         assert_eq!(format!("{:?}", parsed.secret), "KeySecret(…)");
         assert_eq!(format!("{digest:?}"), "Digest(…)");
-        assert_eq!(format!("{:?}", KeyText(text.into())), "KeyText(…)");
+        assert_eq!(format!("{:?}", KeyText(text.clone().into())), "KeyText(…)");
         assert_eq!(
             format!("{parsed:?}"),
             "ParsedKey { environment: Some(\"production\"), key_ref: KeyRef { route: 1, \
@@ -617,10 +622,12 @@ mod tests {
         fn parsing_undoes_minting(key in any_key(), rotated: bool) {
             let master = MasterKey::sample().with_current(if rotated { VERSION_MAX } else { 1 });
 
-            let parsed = parse(&master, &mint_text(&master, &key)).unwrap();
+            let text = mint_text(&master, &key);
+            let parsed = parse(&master, &text).unwrap();
 
             prop_assert_eq!(parsed.version, master.current_version());
-            prop_assert_eq!((parsed.environment, parsed.key_ref, *parsed.secret.as_bytes()), key);
+            let environment = parsed.environment.map(str::to_owned);
+            prop_assert_eq!((environment, parsed.key_ref, *parsed.secret.as_bytes()), key);
         }
 
         #[test]

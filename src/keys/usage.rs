@@ -8,7 +8,7 @@ use std::{
     hash::{BuildHasher as _, RandomState},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicI64, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -23,7 +23,7 @@ use diesel_async::RunQueryDsl as _;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::secret::KeyRef;
+use super::{known::Known, secret::KeyRef};
 use crate::{
     db::{Database, Role},
     error::{Result, causes},
@@ -65,17 +65,31 @@ impl Default for Usage {
     }
 }
 
+fn minute_of(time: DateTime<Utc>) -> i64 {
+    time.timestamp().div_euclid(60)
+}
+
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Usage {
-    /// Notes that a key was used.
+    /// Notes that a key was used; of the uses in a minute only the first looks for a place.
+    pub fn note(&self, known: &Known, now: DateTime<Utc>) {
+        let minute = minute_of(now);
+        if AtomicI64::load(&known.noted, Ordering::Relaxed) < minute {
+            let tenant = known.owner.tenant.as_ref().map(|tenant| tenant.uid);
+            self.note_use(known.key_ref, tenant, now);
+            known.noted.fetch_max(minute, Ordering::Relaxed);
+        }
+    }
+
+    /// Notes a use of a key.
     ///
     /// Where a million keys wait to be written already, since the database is away for long, the use is
     /// dropped: that a key was used is worth less than the service.
-    pub fn note(&self, key_ref: KeyRef, tenant_uid: Option<Uuid>, now: DateTime<Utc>) {
-        let minute = now.timestamp().div_euclid(60);
+    pub fn note_use(&self, key_ref: KeyRef, tenant_uid: Option<Uuid>, now: DateTime<Utc>) {
+        let minute = minute_of(now);
         let mut shard = self.shard(key_ref);
         if let Some(noted) = shard.get_mut(&key_ref) {
             if noted.minute < minute {
@@ -207,13 +221,13 @@ mod tests {
     #[test]
     fn a_use_in_a_minute_that_was_written_waits_for_nothing() {
         let usage = Usage::default();
-        usage.note(key(1), None, at(60));
-        usage.note(key(1), None, at(119));
+        usage.note_use(key(1), None, at(60));
+        usage.note_use(key(1), None, at(119));
         let written = usage.waiting();
         assert_eq!(written.len(), 1);
 
         usage.mark_written(&written);
-        usage.note(key(1), None, at(90));
+        usage.note_use(key(1), None, at(90));
 
         assert!(usage.waiting().is_empty());
     }
@@ -221,10 +235,10 @@ mod tests {
     #[test]
     fn a_use_while_an_older_one_is_written_still_waits() {
         let usage = Usage::default();
-        usage.note(key(1), None, at(60));
+        usage.note_use(key(1), None, at(60));
         let written = usage.waiting();
 
-        usage.note(key(1), None, at(120));
+        usage.note_use(key(1), None, at(120));
         usage.mark_written(&written);
 
         let minutes = usage.waiting().iter().map(|(_, noted)| noted.minute).collect::<Vec<_>>();
@@ -235,8 +249,8 @@ mod tests {
     fn an_older_use_does_not_undo_a_newer_one() {
         let usage = Usage::default();
 
-        usage.note(key(1), None, at(120));
-        usage.note(key(1), None, at(60));
+        usage.note_use(key(1), None, at(120));
+        usage.note_use(key(1), None, at(60));
 
         assert_eq!(usage.waiting()[0].1.minute, 2);
     }
@@ -246,7 +260,7 @@ mod tests {
         let usage = Usage::default();
 
         for number in 0..1_100_000 {
-            usage.note(key(number), None, at(60));
+            usage.note_use(key(number), None, at(60));
         }
 
         let waiting = usage.waiting().len();

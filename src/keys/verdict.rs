@@ -281,7 +281,7 @@ fn list_of<'a>(missing: impl Iterator<Item = &'a String>, what: &str) -> String 
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
+    use std::sync::{Arc, OnceLock, atomic::AtomicI64};
 
     use chrono::TimeDelta;
     use proptest::prelude::*;
@@ -335,6 +335,8 @@ mod tests {
             expire_time: None,
             revoke_time: None,
             limits: None,
+            caller: OnceLock::new(),
+            noted: AtomicI64::new(0),
         }
     }
 

@@ -25,7 +25,7 @@ use crate::{
     revision::Revision,
     rpc::Call,
     server::Shared,
-    wire::{Fields, id, struct_of_json, text, timestamp},
+    wire::{Fields, check_id, struct_of_json, text, timestamp},
 };
 
 /// How many keys one call verifies.
@@ -112,7 +112,7 @@ impl<'a> Asked<'a> {
         if environment.bytes().any(|byte| byte.is_ascii_uppercase()) {
             environment = environment.to_ascii_lowercase().into();
         }
-        if let Err(why) = id(&environment) {
+        if let Err(why) = check_id(&environment) {
             fields.refuse(&format!("{prefix}environment"), why);
         }
         let client_ip = match &*request.client_ip {
@@ -301,8 +301,7 @@ fn tell(
     let failure = verdict::failure(&known, &question);
     let code = failure.or(settled.spent.and_then(Spent::code)).unwrap_or(VerifyCode::Valid);
     if code == VerifyCode::Valid {
-        let tenant = known.owner.tenant.as_ref().map(|tenant| tenant.uid);
-        shared.usage.note(known.key_ref, tenant, now);
+        shared.usage.note(&known, now);
     }
 
     let mut response = told(&known, answer, kept, code, request, now);

@@ -204,7 +204,7 @@ pub(crate) async fn schedule(
         names_tenant: names_tenant.is_some(),
         names_account: names_account.map(str::to_owned),
         credential_id: call.caller.key_id,
-        correlation_id: call.correlation_id.clone(),
+        correlation_id: call.correlation_id.as_ref().to_owned(),
         state: OperationState::Scheduled,
         subject: tenant.name.unwrap_or_default(),
         // One that was not asked for is generated anew when the tenant is created.

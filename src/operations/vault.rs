@@ -53,6 +53,6 @@ impl DataKey {
 
 /// The cipher that only who has the text of the caller's key can make.
 pub(super) fn cipher_of(call: &Call, operation_id: Uuid) -> Cipher {
-    let bearer = call.caller.bearer.expose_secret().as_bytes();
+    let bearer = call.bearer.expose_secret().as_bytes();
     Cipher::derive(bearer, operation_id.as_bytes(), b"tenantry operation v1")
 }

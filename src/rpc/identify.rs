@@ -8,13 +8,12 @@
 use std::sync::Arc;
 
 use axum::{
-    extract::{Request, State},
-    middleware::Next,
+    extract::Request,
     response::{IntoResponse as _, Response},
 };
 use chrono::{DateTime, Utc};
 use diesel_async::AsyncPgConnection;
-use http::HeaderMap;
+use http::HeaderValue;
 use secrecy::{ExposeSecret as _, SecretString};
 use tokio::time::Instant;
 use tonic::Status;
@@ -23,11 +22,11 @@ use uuid::Uuid;
 use super::{
     Call, Caller, TenantOfCall,
     client::Client,
-    observe::{Observed, is_grpc},
+    metadata::Metadata,
+    observe::Observed,
     permit::{Method, Right, is_closed},
 };
 use crate::{
-    allowlist::model::Enforced,
     clock::Clock,
     db::{Database, Scope},
     directory,
@@ -86,66 +85,64 @@ pub struct Earlier<'a> {
 /// Lets a call through to its handler with a [`Call`] among its extensions, or refuses it.
 ///
 /// Health and reflection, which are open, and pages go through as they are.
-pub async fn identify(
-    State(identifier): State<Arc<Identifier>>,
-    request: Request,
-    next: Next,
-) -> Response {
+pub async fn identify<Answer>(
+    identifier: &Identifier,
+    mut request: Request,
+    observed: Observed,
+    go_on: impl FnOnce(Request) -> Answer,
+) -> Response
+where
+    Answer: Future<Output = Response>,
+{
     if !is_closed(request.uri().path()) {
-        return next.run(request).await;
+        return go_on(request).await;
     }
-    if !is_grpc(request.headers()) {
+    if !observed.metadata.is_grpc {
         return http::StatusCode::UNSUPPORTED_MEDIA_TYPE.into_response();
     }
-    let (mut parts, body) = request.into_parts();
-    let admitted = match parts.extensions.get::<Observed>() {
-        Some(observed) => match observed.method {
-            Some(method) => identifier.admit(method, &parts.headers, observed).await,
-            None => Err(Error::MethodUnknown),
-        },
-        // What did not come through the layer above is closed.
-        None => Err(Error::Unauthenticated),
+    let admitted = match observed.method {
+        Some(method) => identifier.admit(method, &observed).await,
+        None => Err(Error::MethodUnknown),
     };
     match admitted {
         Ok(call) => {
-            parts.extensions.insert(call);
-            next.run(Request::from_parts(parts, body)).await
+            request.extensions_mut().insert(call);
+            go_on(request).await
         }
         Err(error) => Status::from(error).into_http(),
     }
 }
 
 impl Identifier {
-    async fn admit(
-        &self,
-        method: &'static Method,
-        headers: &HeaderMap,
-        observed: &Observed,
-    ) -> Result<Call> {
-        let account = named(headers, "x-account-id")?;
-        let tenant = named(headers, "x-tenant-id")?;
+    async fn admit(&self, method: &'static Method, observed: &Observed) -> Result<Arc<Call>> {
+        let Metadata { account_id, tenant_id, .. } = &observed.metadata;
+        let account = named("x-account-id", account_id.as_ref())?;
+        let tenant = named("x-tenant-id", tenant_id.as_ref())?;
 
-        let (caller, known) = self.caller(headers, observed).await?;
-        let (standing, allowlist) = (standing_of(&known), &known.owner.allowlist);
+        let (caller, bearer, known) = self.caller(observed).await?;
         let mut call = Call {
             correlation_id: observed.correlation_id.clone(),
             deadline: observed.deadline,
             method: method.name(),
             client: observed.client,
+            bearer,
             account: caller.account.clone(),
             tenant: caller.tenant.clone(),
             scope: caller.own_scope(),
             caller,
         };
-        let checked = match self.check(&mut call, method, (account, tenant), allowlist, standing) {
+        let checked = match self.check(&mut call, method, (account, tenant), &known) {
             Ok(()) => self.resolve(&mut call, method, account, tenant).await,
             refused => refused,
         };
-        // For the log and the answer, of refusals too.
         let span = tracing::Span::current();
-        span.record("key.id", tracing::field::display(call.caller.key_id));
-        span.record("account.id", call.account.as_deref());
-        span.record("tenant.id", call.tenant.as_ref().map(|tenant| tenant.tenant_id.as_str()));
+        if !span.is_none() {
+            span.record("key.id", tracing::field::display(call.caller.key_id));
+            span.record("account.id", call.account.as_deref());
+            span.record("tenant.id", call.tenant.as_ref().map(|it| it.tenant_id.as_str()));
+        }
+        // For the log and the answer, of refusals too.
+        let call = Arc::new(call);
         let _ = observed.call.set(call.clone());
         checked.map(|()| call)
     }
@@ -156,15 +153,14 @@ impl Identifier {
         call: &mut Call,
         method: &Method,
         (account, tenant): (Option<&str>, Option<&str>),
-        allowlist: &Enforced,
-        standing: Option<&Standing>,
+        known: &Known,
     ) -> Result<()> {
         self.demand_metadata(method, &call.caller, account, tenant)?;
         compare(&call.caller, account, tenant)?;
-        if !allowlist.admits(call.client.ip) {
+        if !known.owner.allowlist.admits(call.client.ip) {
             return Err(Error::IpNotAllowed(call.client.ip));
         }
-        self.check_right(call, method, standing)
+        self.check_right(call, method, standing_of(known))
     }
 
     /// Checks whether the key works and may call the method, and sets how far the call reaches.
@@ -198,21 +194,22 @@ impl Identifier {
     ) -> Result<Call> {
         let Earlier { method, key_id, account, tenant, correlation_id, bearer } = earlier;
         let key_ref = KeyRef::from_public_id(key_id, &self.master);
-        let known = self.resolve_key(key_ref, deadline).await?;
+        let now = self.clock.now();
+        let known = self.resolve_key(key_ref, now, deadline).await?;
         if let Some(bearer) = bearer {
             let parsed = keys::secret::parse(&self.master, bearer.expose_secret());
             let sha256 = parsed.map_err(|_| Error::Unauthenticated)?.secret.sha256();
-            if !known.has_secret(&self.master, &sha256, self.clock.now()) {
+            if !known.has_secret(&self.master, &sha256, now) {
                 return Err(Error::Unauthenticated);
             }
         }
-        let unknown_bearer = SecretString::from(self.clock.uuid().to_string());
-        let caller = Arc::new(caller_of(&known, unknown_bearer)?);
+        let caller = caller_of(&known)?;
         let mut call = Call {
-            correlation_id: correlation_id.to_owned(),
+            correlation_id: correlation_id.into(),
             deadline,
             method: method.name(),
             client: client.unwrap_or_default(),
+            bearer: SecretString::from(self.clock.uuid().to_string()),
             account: caller.account.clone(),
             tenant: caller.tenant.clone(),
             scope: caller.own_scope(),
@@ -228,9 +225,14 @@ impl Identifier {
     }
 
     /// Finds a key that works.
-    async fn resolve_key(&self, key_ref: KeyRef, deadline: Instant) -> Result<Arc<Known>> {
+    async fn resolve_key(
+        &self,
+        key_ref: KeyRef,
+        now: DateTime<Utc>,
+        deadline: Instant,
+    ) -> Result<Arc<Known>> {
         let found = self.keys.find(key_ref, None, deadline).await?.known;
-        found.filter(|known| known.is_good(self.clock.now())).ok_or(Error::Unauthenticated)
+        found.filter(|known| known.is_good(now)).ok_or(Error::Unauthenticated)
     }
 
     /// Checks that what the call acts on is named, where the operator wants it so (4-01). A call that may
@@ -259,23 +261,17 @@ impl Identifier {
     }
 
     /// Finds whose key the call carries.
-    async fn caller(
-        &self,
-        headers: &HeaderMap,
-        observed: &Observed,
-    ) -> Result<(Arc<Caller>, Arc<Known>)> {
-        let text = bearer(headers).ok_or(Error::Unauthenticated)?;
+    async fn caller(&self, observed: &Observed) -> Result<(Arc<Caller>, SecretString, Arc<Known>)> {
+        let text = observed.metadata.bearer().ok_or(Error::Unauthenticated)?;
         let parsed = keys::secret::parse(&self.master, text).map_err(|_| Error::Unauthenticated)?;
 
-        let known = self.resolve_key(parsed.key_ref, observed.deadline).await?;
-        let sha256 = parsed.secret.sha256();
-        if !known.has_secret(&self.master, &sha256, self.clock.now()) {
+        let now = self.clock.now();
+        let known = self.resolve_key(parsed.key_ref, now, observed.deadline).await?;
+        if !known.has_secret(&self.master, &parsed.secret.sha256(), now) {
             return Err(Error::Unauthenticated);
         }
-        let caller = caller_of(&known, SecretString::from(text))?;
-        let tenant = known.owner.tenant.as_ref().map(|tenant| tenant.uid);
-        self.usage.note(known.key_ref, tenant, self.clock.now());
-        Ok((Arc::new(caller), known))
+        self.usage.note(&known, now);
+        Ok((caller_of(&known)?, SecretString::from(text), known))
     }
 
     /// Puts the account and the tenant that the metadata names into the call, if they are within the
@@ -318,13 +314,12 @@ impl Identifier {
 }
 
 /// Whose key it is. Only API keys call.
-fn caller_of(known: &Known, bearer: SecretString) -> Result<Caller> {
+fn caller_of(known: &Known) -> Result<Arc<Caller>> {
     let KeyKind::Api(ApiGrants { scope, roles, reseller_id, backend_ids, .. }) = &known.kind else {
         return Err(Error::Unauthenticated);
     };
-    Ok(Caller {
+    let caller = || Caller {
         key_id: known.id,
-        bearer,
         scope: *scope,
         account: known.owner.account_id.clone(),
         tenant: known.owner.tenant.as_ref().map(|tenant| TenantOfCall {
@@ -338,7 +333,8 @@ fn caller_of(known: &Known, bearer: SecretString) -> Result<Caller> {
         environment: known.environment.as_deref().map(str::to_owned),
         expire_time: known.expire_time,
         roles: roles.clone(),
-    })
+    };
+    Ok(known.caller.get_or_init(|| Arc::new(caller())).clone())
 }
 
 /// Whether the key's tenant lets it work.
@@ -346,18 +342,12 @@ fn standing_of(known: &Known) -> Option<&Standing> {
     known.owner.tenant.as_ref().map(|tenant| &tenant.standing)
 }
 
-/// Reads the key from `authorization: Bearer <key>`.
-pub(crate) fn bearer(headers: &HeaderMap) -> Option<&str> {
-    let (scheme, key) = headers.get("authorization")?.to_str().ok()?.split_once(' ')?;
-    scheme.eq_ignore_ascii_case("bearer").then(|| key.trim())
-}
-
-fn named<'a>(headers: &'a HeaderMap, key: &str) -> Result<Option<&'a str>> {
-    let Some(value) = headers.get(key) else {
+fn named<'a>(key: &str, value: Option<&'a HeaderValue>) -> Result<Option<&'a str>> {
+    let Some(value) = value else {
         return Ok(None);
     };
     match value.to_str() {
-        Ok(id) if crate::wire::id(id).is_ok() => Ok(Some(id)),
+        Ok(id) if crate::wire::check_id(id).is_ok() => Ok(Some(id)),
         _ => Err(Error::Invalid(vec![Violation::of(
             ErrorReason::InvalidMetadata,
             key,
@@ -429,15 +419,15 @@ fn compare(caller: &Caller, account: Option<&str>, tenant: Option<&str>) -> Resu
 
 /// Checks the permission; answers how far the roles that grant it reach.
 fn permit(method: &Method, caller: &Caller) -> Result<Scope> {
-    let permissions = method.right.permissions();
     // The first that the key has says how far it reaches: the second shows less, not more tenants.
-    let held = permissions.iter().find(|permission| caller.may(permission));
-    if let (Some(permission), None) = (permissions.first(), held) {
+    let held = method.right.permissions().find(|permission| caller.may(permission));
+    if let (Some(permission), None) = (method.right.permissions().next(), held) {
         return Err(Error::permission_missing(permission));
     }
     let granting = |role: &&&'static Role| held.is_none_or(|permission| role.grants(permission));
-    let roles = caller.roles.iter().filter(granting).collect::<Vec<_>>();
-    let only_as_reseller = !roles.is_empty() && roles.iter().all(|role| role.id == RESELLER);
+    let mut roles = caller.roles.iter().filter(granting).peekable();
+    let has_any = roles.peek().is_some();
+    let only_as_reseller = has_any && roles.clone().all(|role| role.id == RESELLER);
     Ok(match (caller.scope, &caller.account, &caller.tenant) {
         (KeyScope::System, ..) => Scope::System,
         (KeyScope::Account, Some(account), _) => match &caller.reseller {
@@ -446,7 +436,7 @@ fn permit(method: &Method, caller: &Caller) -> Result<Scope> {
             }
             _ => Scope::Account(account.clone()),
         },
-        (KeyScope::Tenant, _, Some(tenant)) if roles.iter().any(|role| role.reaches_below) => {
+        (KeyScope::Tenant, _, Some(tenant)) if roles.any(|role| role.reaches_below) => {
             Scope::Provider(tenant.uid)
         }
         (KeyScope::Tenant, _, Some(tenant)) => Scope::Tenant(tenant.uid),
@@ -468,7 +458,6 @@ mod tests {
         };
         Caller {
             key_id: Uuid::nil(),
-            bearer: SecretString::from(""),
             scope,
             account: (scope != KeyScope::System).then(|| "acme".to_owned()),
             tenant: (scope == KeyScope::Tenant).then_some(tenant),

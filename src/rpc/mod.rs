@@ -1,10 +1,11 @@
-//! The corridor that every call walks, outside to inside: `observe` gives it ids, a deadline and its
-//! log line; `identify` finds out who calls and for whom, and whether the method is permitted;
+//! The corridor that every call walks, outside to inside: `metadata` is read; `observe` gives it ids, a
+//! deadline and its log line; `identify` finds out who calls and for whom, and whether the method is permitted;
 //! `mutate` makes a change happen once, with its event.
 
 pub mod client;
 pub mod codec;
 pub mod identify;
+pub mod metadata;
 pub mod mutate;
 pub mod observe;
 pub mod permit;
@@ -29,7 +30,7 @@ use crate::{
 #[derive(Clone, Debug)]
 pub struct Call {
     /// Ties together everything that happens because of this call (4-02).
-    pub correlation_id: String,
+    pub correlation_id: Arc<str>,
     /// When its caller stops waiting.
     pub deadline: Instant,
     /// The method, such as `tenantry.v1.TenantService/GetTenant`.
@@ -38,6 +39,8 @@ pub struct Call {
     pub client: client::Client,
     /// Whose key it carries.
     pub caller: Arc<Caller>,
+    /// The whole text of that key: stored answers are encrypted under it.
+    pub bearer: SecretString,
     /// The account that it acts on, where it has one.
     pub account: Option<String>,
     /// The tenant that it acts on, where it has one.
@@ -51,8 +54,6 @@ pub struct Call {
 pub struct Caller {
     /// The public id of the key.
     pub key_id: Uuid,
-    /// The whole text of the key: stored answers are encrypted under it.
-    pub bearer: SecretString,
     /// Whose key it is.
     pub scope: KeyScope,
     /// The account of an account's or tenant's key.
@@ -106,9 +107,10 @@ impl Call {
     /// # Errors
     ///
     /// [`Error::Unauthenticated`] when it did not: what the corridor missed is closed.
-    pub fn of<M>(request: Request<M>) -> Result<(Self, M)> {
-        let (_, extensions, message) = request.into_parts();
-        extensions.get::<Self>().map(|call| (call.clone(), message)).ok_or(Error::Unauthenticated)
+    pub fn of<M>(request: Request<M>) -> Result<(Arc<Self>, M)> {
+        let (_, mut extensions, message) = request.into_parts();
+        let call = extensions.remove::<Arc<Self>>().ok_or(Error::Unauthenticated)?;
+        Ok((call, message))
     }
 
     /// The actor as events and records name it.
@@ -265,11 +267,17 @@ impl Call {
     /// The same call with the whole reach of a key of the system, whichever account the metadata
     /// names: accounts, environments and domains belong to none.
     #[must_use]
-    pub fn unnarrowed(self) -> Self {
-        match self.caller.scope {
-            KeyScope::System => Self { scope: Scope::System, ..self },
-            KeyScope::Account | KeyScope::Tenant => self,
+    pub fn unnarrowed(self: Arc<Self>) -> Arc<Self> {
+        match (self.caller.scope, &self.scope) {
+            (KeyScope::System, Scope::System) | (KeyScope::Account | KeyScope::Tenant, _) => self,
+            (KeyScope::System, _) => self.within(Scope::System),
         }
+    }
+
+    /// The same call with another reach.
+    #[must_use]
+    pub fn within(&self, scope: Scope) -> Arc<Self> {
+        Arc::new(Self { scope, ..self.clone() })
     }
 
     /// As [`Call::unnarrowed`], and for keys of the system alone.
@@ -277,7 +285,7 @@ impl Call {
     /// # Errors
     ///
     /// [`Error::Forbidden`] for keys of accounts and tenants.
-    pub fn on_system(self, what: &str) -> Result<Self> {
+    pub fn on_system(self: Arc<Self>, what: &str) -> Result<Arc<Self>> {
         if self.caller.scope == KeyScope::System {
             return Ok(self.unnarrowed());
         }

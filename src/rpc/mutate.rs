@@ -439,6 +439,6 @@ pub fn etag(version: i64) -> String {
 /// Only who has the caller's own key text can make this cipher: neither a dump nor another caller can
 /// read a stored answer, which may hold a secret.
 fn cipher(call: &Call, request_id: &str) -> Cipher {
-    let bearer = call.caller.bearer.expose_secret().as_bytes();
+    let bearer = call.bearer.expose_secret().as_bytes();
     Cipher::derive(bearer, request_id.as_bytes(), b"tenantry answer v1")
 }

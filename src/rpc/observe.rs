@@ -10,24 +10,20 @@ use std::{
     time::Duration,
 };
 
-use axum::{
-    extract::{Request, State},
-    middleware::Next,
-    response::Response,
-};
-use http::{HeaderMap, HeaderValue};
+use axum::{extract::Request, response::Response};
+use http::{HeaderMap, HeaderName, HeaderValue};
 use tokio::time::Instant;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 use tracing::{Instrument as _, Span, field::Empty};
 use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 
-use super::{Call, client::Client, permit::Method};
+use super::{Call, client::Client, metadata::Metadata, permit::Method};
 use crate::{
     clock::Clock,
     config::Cidr,
     edge::Peer,
-    error::{Error, Violation, causes, name_of, source_of},
+    error::{Error, causes, name_of, source_of},
     pb::ErrorReason,
     telemetry::{Metrics, Sampling, UNSAMPLED},
 };
@@ -40,16 +36,6 @@ const STREAM_DEADLINE_DEFAULT: Duration = Duration::from_hours(10 * 365 * 24);
 
 /// How far ahead a deadline counts; a later one is cut to this.
 const DEADLINE_MAX: Duration = Duration::from_hours(1);
-
-/// The metadata that the service reads; each may be there once.
-const READ_ONCE: &[&str] = &[
-    "authorization",
-    "x-account-id",
-    "x-tenant-id",
-    "x-correlation-id",
-    "grpc-timeout",
-    "traceparent",
-];
 
 /// What the layer needs.
 #[derive(Debug)]
@@ -64,56 +50,64 @@ pub struct Observer {
     pub trusted_proxies: Vec<Cidr>,
 }
 
-/// What a call has got before anybody knows whose it is.
+/// What is known of a call before anybody knows whose it is.
 #[derive(Clone, Debug)]
 pub struct Observed {
     /// Given by the caller, or made.
-    pub correlation_id: String,
+    pub correlation_id: Arc<str>,
     /// When the caller stops waiting.
     pub deadline: Instant,
     /// What is called, if it is one of ours.
     pub method: Option<&'static Method>,
-    /// Where the call comes from.
+    /// What it carries.
+    pub metadata: Metadata,
+    /// Where it comes from.
     pub client: Client,
     /// Filled when the caller is known, for the log line and the answer.
-    pub call: Arc<OnceLock<Call>>,
+    pub call: Arc<OnceLock<Arc<Call>>>,
 }
 
 /// Runs a call within a span, with a deadline, and tells of it when it is over.
-pub async fn observe(
-    State(observer): State<Arc<Observer>>,
-    mut request: Request,
-    next: Next,
-) -> Response {
+pub async fn observe<Answer>(
+    observer: &Observer,
+    request: Request,
+    go_on: impl FnOnce(Request, Observed) -> Answer,
+) -> Response
+where
+    Answer: Future<Output = Response>,
+{
     let start = Instant::now();
-    let is_grpc = is_grpc(request.headers());
     let path = request.uri().path().to_owned();
     let method = Method::find(&path);
+    let (metadata, once) = Metadata::read(request.headers());
     let peer = request.extensions().get::<Peer>().map(|peer| peer.0.ip());
-    let client = Client::of(peer, request.headers(), &observer.trusted_proxies);
+    let client = metadata.client(peer, request.headers(), &observer.trusted_proxies);
 
-    let (correlation_id, form) = match correlation_id(request.headers()) {
-        Ok(Some(given)) => (given, check_form(method, request.headers())),
-        Ok(None) => (observer.clock.uuid().to_string(), check_form(method, request.headers())),
-        Err(violation) => (observer.clock.uuid().to_string(), Err(violation)),
+    let is_grpc = metadata.is_grpc;
+    let made = || Arc::from(&*observer.clock.uuid().to_string());
+    let (correlation_id, form) = match metadata.correlation_id() {
+        Ok(given) => (given.map_or_else(made, Arc::from), once),
+        Err(violation) => (made(), once.and(Err(violation))),
     };
     let span = span_of(observer.sampling, (method, &path), &correlation_id, request.headers());
     let call = Arc::new(OnceLock::new());
 
-    let mut response = match form {
+    let mut response = match form.and_then(|()| metadata.timeout()) {
         Err(violation) => refusal(Error::Invalid(vec![violation])),
-        Ok(left) => {
-            let deadline = start + left;
-            let correlation_id = correlation_id.clone();
-            request.extensions_mut().insert(Observed {
-                correlation_id,
-                client,
+        Ok(timeout) => {
+            let streams = method.is_some_and(|method| method.streams);
+            let otherwise = if streams { STREAM_DEADLINE_DEFAULT } else { DEADLINE_DEFAULT };
+            let deadline = start + timeout.map_or(otherwise, |timeout| timeout.min(DEADLINE_MAX));
+            let seen = Observed {
+                correlation_id: correlation_id.clone(),
                 deadline,
                 method,
+                metadata,
+                client,
                 call: call.clone(),
-            });
+            };
             // The future is dropped at the deadline: its transaction rolls back, its connection closes.
-            tokio::time::timeout_at(deadline, next.run(request).instrument(span.clone()))
+            tokio::time::timeout_at(deadline, go_on(request, seen).instrument(span.clone()))
                 .await
                 .unwrap_or_else(|_| refusal(Error::DeadlineExceeded))
         }
@@ -125,20 +119,27 @@ pub async fn observe(
     } else if let Some(status) = response.extensions().get::<Status>() {
         told.code = status.code();
     }
+    let call = call.get().map(|call| &**call);
     let headers = response.headers_mut();
-    headers.insert("x-correlation-id", header(&correlation_id));
-    if let Some(tenant) = call.get().and_then(|call| call.tenant.as_ref()) {
-        headers.insert("x-tenant-id", header(&tenant.tenant_id));
+    let mut correlates = header(&correlation_id);
+    // Of one call only: in the connection's table of headers it would push out those of all.
+    correlates.set_sensitive(true);
+    headers.insert(CORRELATION_ID, correlates);
+    if let Some(tenant) = call.and_then(|call| call.tenant.as_ref()) {
+        headers.insert(TENANT_ID, header(&tenant.tenant_id));
     }
 
     let elapsed = start.elapsed();
     observer.metrics.record(method.map(Method::name), told.code, elapsed);
     span.in_scope(|| {
         let named = (method, &*path);
-        log(named, is_grpc, &response, &told, call.get(), client.ip, elapsed, &correlation_id);
+        log(named, is_grpc, &response, &told, call, client.ip, elapsed, &correlation_id);
     });
     response
 }
+
+const CORRELATION_ID: HeaderName = HeaderName::from_static("x-correlation-id");
+const TENANT_ID: HeaderName = HeaderName::from_static("x-tenant-id");
 
 /// What the log line says of the outcome.
 struct Told {
@@ -278,112 +279,4 @@ fn refusal(error: Error) -> Response {
 
 fn header(text: &str) -> HeaderValue {
     HeaderValue::from_str(text).unwrap_or(HeaderValue::from_static(""))
-}
-
-/// Whether a request is a gRPC call.
-pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
-    headers
-        .get(http::header::CONTENT_TYPE)
-        .is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"))
-}
-
-/// The correlation id that the caller gave: 1 to 128 visible ASCII characters (4-02).
-fn correlation_id(headers: &HeaderMap) -> Result<Option<String>, Violation> {
-    let Some(value) = headers.get("x-correlation-id") else {
-        return Ok(None);
-    };
-    let visible = |bytes: &[u8]| bytes.iter().all(u8::is_ascii_graphic);
-    match value.to_str() {
-        Ok(text) if (1..=128).contains(&text.len()) && visible(text.as_bytes()) => {
-            Ok(Some(text.to_owned()))
-        }
-        _ => Err(Violation::of(
-            ErrorReason::InvalidMetadata,
-            "x-correlation-id",
-            "is not 1 to 128 visible ASCII characters",
-        )),
-    }
-}
-
-/// Checks the metadata as such; answers how long the call may take.
-fn check_form(method: Option<&Method>, headers: &HeaderMap) -> Result<Duration, Violation> {
-    if let Some(key) = READ_ONCE.iter().find(|key| headers.get_all(**key).iter().count() > 1) {
-        return Err(Violation::of(
-            ErrorReason::InvalidMetadata,
-            *key,
-            "is there more than once: send it once",
-        ));
-    }
-    let Some(timeout) = headers.get("grpc-timeout") else {
-        let streams = method.is_some_and(|method| method.streams);
-        return Ok(if streams { STREAM_DEADLINE_DEFAULT } else { DEADLINE_DEFAULT });
-    };
-    timeout.to_str().ok().and_then(read_timeout).map(|left| left.min(DEADLINE_MAX)).ok_or_else(
-        || {
-            Violation::of(
-                ErrorReason::InvalidMetadata,
-                "grpc-timeout",
-                "is not 1 to 8 digits and one of the units H, M, S, m, u, n",
-            )
-        },
-    )
-}
-
-/// Reads a timeout as the gRPC protocol writes it.
-fn read_timeout(text: &str) -> Option<Duration> {
-    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
-    if !(1..=8).contains(&digits.len()) || !digits.bytes().all(|digit| digit.is_ascii_digit()) {
-        return None;
-    }
-    let amount = digits.parse::<u64>().ok()?;
-    Some(match unit {
-        "H" => Duration::from_secs(amount * 3600),
-        "M" => Duration::from_secs(amount * 60),
-        "S" => Duration::from_secs(amount),
-        "m" => Duration::from_millis(amount),
-        "u" => Duration::from_micros(amount),
-        "n" => Duration::from_nanos(amount),
-        _ => return None,
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_timeout_is_read_as_the_protocol_writes_it() {
-        assert_eq!(read_timeout("5S"), Some(Duration::from_secs(5)));
-        assert_eq!(read_timeout("99999999m"), Some(Duration::from_millis(99_999_999)));
-        for wrong in ["", "S", "1x", "-5S", "5", "123456789S", "1.5S", "5 S", "5Sä", "ä"] {
-            assert_eq!(read_timeout(wrong), None, "{wrong:?}");
-        }
-    }
-
-    #[test]
-    fn metadata_that_is_there_twice_is_refused() {
-        for key in READ_ONCE {
-            let mut headers = HeaderMap::new();
-            headers.append(*key, HeaderValue::from_static("1S"));
-            assert!(check_form(None, &headers).is_ok(), "{key}");
-
-            headers.append(*key, HeaderValue::from_static("1S"));
-
-            assert_eq!(check_form(None, &headers).unwrap_err().field, *key);
-        }
-    }
-
-    #[test]
-    fn a_correlation_id_is_visible_ascii() {
-        let given = |text: &str| {
-            let mut headers = HeaderMap::new();
-            headers.insert("x-correlation-id", HeaderValue::from_bytes(text.as_bytes()).unwrap());
-            correlation_id(&headers)
-        };
-
-        assert_eq!(given("abc-1").unwrap().as_deref(), Some("abc-1"));
-        for wrong in ["", "a b", "a\tb", "ä", &"a".repeat(129)] {
-            assert!(given(wrong).is_err(), "{wrong:?}");
-        }
-    }
 }

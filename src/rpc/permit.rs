@@ -75,12 +75,13 @@ pub enum Right {
 
 impl Right {
     /// The permissions that give it, the one for more of what the method shows first; none for any key.
-    pub fn permissions(&self) -> Vec<&str> {
-        match self {
-            Self::Permission(permission) => vec![permission],
-            Self::EitherPermission(more, less) => vec![more, less],
-            Self::AnyValidKey => Vec::new(),
-        }
+    pub fn permissions(&self) -> impl Iterator<Item = &str> {
+        let (more, less) = match self {
+            Self::Permission(permission) => (Some(permission), None),
+            Self::EitherPermission(more, less) => (Some(more), Some(less)),
+            Self::AnyValidKey => (None, None),
+        };
+        more.into_iter().chain(less).map(String::as_str)
     }
 }
 

@@ -187,14 +187,14 @@ impl App {
         let metrics = Metrics::new(&settings);
         let sampling = Sampling::new(&settings).unwrap();
         let shared = Arc::new(Shared::new(pool, master, clock, Arc::new(settings)).unwrap());
-        let (router, _health) = server::router(shared.clone(), metrics, sampling).await.unwrap();
+        let (stack, _health) = server::stack(shared.clone(), metrics, sampling).await.unwrap();
         let address = edge.local_addr();
         let follower = shared.clone();
         let following = tokio::spawn(async move {
             feed::run(follower).await.unwrap();
         });
         let (stop, stopped) = oneshot::channel::<()>();
-        tokio::spawn(edge.serve(router, async {
+        tokio::spawn(edge.serve(stack, async {
             let _ = stopped.await;
         }));
         let channel = Endpoint::from_shared(format!("http://{address}")).unwrap().connect_lazy();

@@ -37,14 +37,14 @@ async fn a_key_is_written_once_for_a_minute_in_which_it_was_used() {
     let (usage, database) = (Usage::default(), &app.shared.database);
 
     for second in 10..50 {
-        usage.note(key(1), None, at(&format!("12:00:{second}")));
+        usage.note_use(key(1), None, at(&format!("12:00:{second}")));
     }
     assert_eq!(usage.flush(database).await.unwrap(), 1);
-    usage.note(key(1), None, at("12:00:55"));
+    usage.note_use(key(1), None, at("12:00:55"));
     assert_eq!(usage.flush(database).await.unwrap(), 0);
     assert_eq!(used_at(&app, "12:00:00").await, 1);
 
-    usage.note(key(1), None, at("12:01:05"));
+    usage.note_use(key(1), None, at("12:01:05"));
     assert_eq!(usage.flush(database).await.unwrap(), 1);
     assert_eq!(used_at(&app, "12:01:00").await, 1);
 }
@@ -55,7 +55,7 @@ async fn without_a_use_nothing_is_asked_of_the_database() {
     let database = app.shared.database.apart(1).unwrap();
     let usage = Usage::default();
     for number in 0..1_500 {
-        usage.note(key(number), None, at("12:00:10"));
+        usage.note_use(key(number), None, at("12:00:10"));
     }
 
     assert_eq!(usage.flush(&database).await.unwrap(), 1_500);
@@ -69,8 +69,8 @@ async fn of_what_nodes_write_the_newest_time_stays() {
     let app = App::start().await;
     let database = &app.shared.database;
     let (ahead, behind) = (Usage::default(), Usage::default());
-    ahead.note(key(1), None, at("12:05:10"));
-    behind.note(key(1), None, at("12:03:10"));
+    ahead.note_use(key(1), None, at("12:05:10"));
+    behind.note_use(key(1), None, at("12:03:10"));
 
     assert_eq!(ahead.flush(database).await.unwrap(), 1);
     assert_eq!(behind.flush(database).await.unwrap(), 0);
@@ -85,11 +85,11 @@ async fn what_could_not_be_written_is_written_the_next_time() {
     let away = Database::new(&url, 1, Duration::from_secs(1)).unwrap();
     let usage = Usage::default();
     for number in 0..1_500 {
-        usage.note(key(number), None, at("12:00:10"));
+        usage.note_use(key(number), None, at("12:00:10"));
     }
 
     assert!(usage.flush(&away).await.is_err());
-    usage.note(key(0), None, at("12:01:10"));
+    usage.note_use(key(0), None, at("12:01:10"));
     assert!(usage.flush(&away).await.is_err());
     assert_eq!(usage.flush(&app.shared.database).await.unwrap(), 1_500);
 
@@ -101,7 +101,7 @@ async fn what_could_not_be_written_is_written_the_next_time() {
 async fn what_a_transaction_did_not_keep_is_written_the_next_time() {
     let app = App::start().await;
     let (usage, database) = (Usage::default(), &app.shared.database);
-    usage.note(key(1), None, at("12:00:10"));
+    usage.note_use(key(1), None, at("12:00:10"));
     let mut conn = app.superuser().await;
 
     conn.batch_execute("revoke insert on key_usage from tenantry_meter").await.unwrap();
@@ -117,7 +117,7 @@ async fn keys_of_tenants_that_are_gone_are_left_out() {
     let (usage, database) = (Usage::default(), &app.shared.database);
     for number in 0..1_200 {
         let gone = (number % 500 == 3).then(|| app.shared.clock.uuid());
-        usage.note(key(number), gone, at("12:00:10"));
+        usage.note_use(key(number), gone, at("12:00:10"));
     }
 
     assert_eq!(usage.flush(database).await.unwrap(), 1_197);
