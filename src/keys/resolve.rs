@@ -7,12 +7,12 @@ use std::{
 
 use chrono::{DateTime, Utc};
 use diesel::{
-    QueryDsl, QueryResult, QueryableByName,
+    QueryDsl, QueryResult, Queryable,
     dsl::exists,
     pg::Pg,
     query_builder::{AstPass, Query, QueryFragment, QueryId},
     sql_types::{
-        Array, BigInt, Bool, Bytea, Integer, Jsonb, Nullable, SmallInt, Text, Timestamptz, Untyped,
+        Array, BigInt, Bool, Bytea, Integer, Jsonb, Nullable, SmallInt, Text, Timestamptz,
         Uuid as SqlUuid,
     },
 };
@@ -62,7 +62,7 @@ struct Resolve {
 }
 
 impl Query for Resolve {
-    type SqlType = Untyped;
+    type SqlType = Columns;
 }
 
 /// Both kinds of keys have the same columns here. Where none is found there is one row, of the snapshot alone:
@@ -139,94 +139,100 @@ impl QueryFragment<Pg> for Resolve {
     }
 }
 
-#[derive(QueryableByName)]
+/// The columns of a row, in the order of the statement: found by their names, forty of them would take longer
+/// than all else.
+type Columns = (
+    Text,
+    Bool,
+    BigInt,
+    BigInt,
+    Nullable<Text>,
+    Nullable<Text>,
+    Nullable<SqlUuid>,
+    Nullable<Array<Nullable<Text>>>,
+    Nullable<Text>,
+    Nullable<Text>,
+    Nullable<Array<Nullable<Text>>>,
+    Bytea,
+    SmallInt,
+    Nullable<Bytea>,
+    Nullable<SmallInt>,
+    Nullable<Timestamptz>,
+    Bool,
+    Nullable<Timestamptz>,
+    Nullable<Timestamptz>,
+    Nullable<BigInt>,
+    Nullable<Integer>,
+    Nullable<BigInt>,
+    Nullable<BigInt>,
+    Nullable<Integer>,
+    BigInt,
+    Nullable<Text>,
+    Nullable<Jsonb>,
+    Nullable<Jsonb>,
+    Nullable<Text>,
+    Nullable<Text>,
+    Nullable<Array<Nullable<SqlUuid>>>,
+    Nullable<Text>,
+    Nullable<Timestamptz>,
+    Nullable<Text>,
+    Nullable<Timestamptz>,
+    Nullable<Jsonb>,
+    Nullable<Bool>,
+    Nullable<Jsonb>,
+    Nullable<Text>,
+    Nullable<Text>,
+    Nullable<Text>,
+    Nullable<SmallInt>,
+    Nullable<Jsonb>,
+);
+
+/// What stands in [`Columns`].
+#[derive(Queryable)]
 #[diesel(check_for_backend(Pg))]
 struct Row {
-    #[diesel(sql_type = Bool)]
-    is_there: bool,
-    #[diesel(sql_type = BigInt)]
-    route: i64,
-    #[diesel(sql_type = BigInt)]
-    number: i64,
-    #[diesel(sql_type = Nullable<Text>)]
-    scope: Option<KeyScope>,
-    #[diesel(sql_type = Nullable<Text>)]
-    account_id: Option<String>,
-    #[diesel(sql_type = Nullable<SqlUuid>)]
-    tenant_uid: Option<Uuid>,
-    #[diesel(sql_type = Nullable<Array<Nullable<Text>>>)]
-    roles: Option<Vec<Option<String>>>,
-    #[diesel(sql_type = Nullable<Text>)]
-    environment: Option<String>,
-    #[diesel(sql_type = Nullable<Text>)]
-    reseller_id: Option<String>,
-    #[diesel(sql_type = Nullable<Array<Nullable<Text>>>)]
-    backend_ids: Option<Vec<Option<String>>>,
-    #[diesel(sql_type = Bytea)]
-    digest: Vec<u8>,
-    #[diesel(sql_type = SmallInt)]
-    master_key_version: i16,
-    #[diesel(sql_type = Nullable<Bytea>)]
-    old_digest: Option<Vec<u8>>,
-    #[diesel(sql_type = Nullable<SmallInt>)]
-    old_master_key_version: Option<i16>,
-    #[diesel(sql_type = Nullable<Timestamptz>)]
-    old_end_time: Option<DateTime<Utc>>,
-    #[diesel(sql_type = Bool)]
-    enabled: bool,
-    #[diesel(sql_type = Nullable<Timestamptz>)]
-    expire_time: Option<DateTime<Utc>>,
-    #[diesel(sql_type = Nullable<Timestamptz>)]
-    revoke_time: Option<DateTime<Utc>>,
-    #[diesel(sql_type = Nullable<BigInt>)]
-    rate_requests: Option<i64>,
-    #[diesel(sql_type = Nullable<Integer>)]
-    rate_window_seconds: Option<i32>,
-    #[diesel(sql_type = Nullable<BigInt>)]
-    credits_amount: Option<i64>,
-    #[diesel(sql_type = Nullable<BigInt>)]
-    credits_refill_amount: Option<i64>,
-    #[diesel(sql_type = Nullable<Integer>)]
-    credits_refill_seconds: Option<i32>,
-    #[diesel(sql_type = BigInt)]
-    limits_version: i64,
-    #[diesel(sql_type = Nullable<Text>)]
-    app_key_id: Option<String>,
-    #[diesel(sql_type = Nullable<Jsonb>)]
-    device: Option<Value>,
-    #[diesel(sql_type = Nullable<Jsonb>)]
-    geo: Option<Value>,
-    #[diesel(sql_type = Text)]
     snapshot: String,
-    #[diesel(sql_type = Nullable<Text>)]
+    is_there: bool,
+    route: i64,
+    number: i64,
+    scope: Option<KeyScope>,
+    account_id: Option<String>,
+    tenant_uid: Option<Uuid>,
+    roles: Option<Vec<Option<String>>>,
+    environment: Option<String>,
+    reseller_id: Option<String>,
+    backend_ids: Option<Vec<Option<String>>>,
+    digest: Vec<u8>,
+    master_key_version: i16,
+    old_digest: Option<Vec<u8>>,
+    old_master_key_version: Option<i16>,
+    old_end_time: Option<DateTime<Utc>>,
+    enabled: bool,
+    expire_time: Option<DateTime<Utc>>,
+    revoke_time: Option<DateTime<Utc>>,
+    rate_requests: Option<i64>,
+    rate_window_seconds: Option<i32>,
+    credits_amount: Option<i64>,
+    credits_refill_amount: Option<i64>,
+    credits_refill_seconds: Option<i32>,
+    limits_version: i64,
+    app_key_id: Option<String>,
+    device: Option<Value>,
+    geo: Option<Value>,
     tenant_id: Option<String>,
-    #[diesel(sql_type = Nullable<Text>)]
     tenant_account_id: Option<String>,
-    #[diesel(sql_type = Nullable<Array<Nullable<SqlUuid>>>)]
     ancestors: Option<Vec<Option<Uuid>>>,
-    #[diesel(sql_type = Nullable<Text>)]
     state: Option<TenantState>,
-    #[diesel(sql_type = Nullable<Timestamptz>)]
     trial_expire_time: Option<DateTime<Utc>>,
-    #[diesel(sql_type = Nullable<Text>)]
     lock_mode: Option<LockMode>,
-    #[diesel(sql_type = Nullable<Timestamptz>)]
     unlock_time: Option<DateTime<Utc>>,
-    #[diesel(sql_type = Nullable<Jsonb>)]
     locks_above: Option<Value>,
-    #[diesel(sql_type = Nullable<Bool>)]
     list_enabled: Option<bool>,
-    #[diesel(sql_type = Nullable<Jsonb>)]
     list_rules: Option<Value>,
-    #[diesel(sql_type = Nullable<Text>)]
     installation_id: Option<String>,
-    #[diesel(sql_type = Nullable<Text>)]
     product_code: Option<String>,
-    #[diesel(sql_type = Nullable<Text>)]
     package_code: Option<String>,
-    #[diesel(sql_type = Nullable<SmallInt>)]
     ttl_hours: Option<i16>,
-    #[diesel(sql_type = Nullable<Jsonb>)]
     config: Option<Value>,
 }
 
