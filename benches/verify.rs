@@ -19,9 +19,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bytes::{Buf as _, BufMut as _};
+use axum::body::{Body, to_bytes};
+use bytes::{BufMut as _, BytesMut};
 use diesel_async::{AsyncConnection as _, AsyncPgConnection, SimpleAsyncConnection as _};
 use futures_util::future::join_all;
+use hyper::client::conn::http2::{self, SendRequest};
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use prost_reflect::prost::Message as _;
 use tenantry::{
     config::Settings,
@@ -39,7 +42,6 @@ use tenantry::{
 };
 use tonic::{
     Request, Response, Status,
-    codec::{DecodeBuf, EncodeBuf},
     transport::{Channel, Endpoint},
 };
 
@@ -188,10 +190,21 @@ fn serve(folder: &Path, collector: Option<String>) {
     });
 }
 
+/// The time that a process has had of the processor.
+fn cpu_of(process: u32) -> Duration {
+    let stat = fs::read_to_string(format!("/proc/{process}/stat")).unwrap();
+    let fields = stat.rsplit(')').next().unwrap().split_whitespace().collect::<Vec<_>>();
+    let ticks = [11, 12].map(|place| fields[place].parse::<u64>().unwrap());
+    Duration::from_millis((ticks[0] + ticks[1]) * 10)
+}
+
 /// A process that serves.
 struct Server {
     process: Child,
+    /// For what comes before and beside.
     channels: Vec<Channel>,
+    /// For what is measured: callers that take less of the processor than those of a library.
+    connections: Vec<SendRequest<Body>>,
 }
 
 impl Server {
@@ -208,15 +221,21 @@ impl Server {
         let endpoint = Endpoint::from_shared(format!("http://{}", address.trim())).unwrap();
         let connect = || async { endpoint.clone().tcp_nodelay(true).connect().await.unwrap() };
         let channels = join_all((0..CONNECTIONS).map(|_| connect())).await;
-        Self { process, channels }
+        let mut connections = Vec::new();
+        for _ in 0..CONNECTIONS {
+            let stream = tokio::net::TcpStream::connect(address.trim()).await.unwrap();
+            stream.set_nodelay(true).unwrap();
+            let shaken = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await;
+            let (sender, connection) = shaken.unwrap();
+            tokio::spawn(connection);
+            connections.push(sender);
+        }
+        Self { process, channels, connections }
     }
 
     /// The time that its process has had of the processor.
     fn cpu(&self) -> Duration {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.process.id())).unwrap();
-        let fields = stat.rsplit(')').next().unwrap().split_whitespace().collect::<Vec<_>>();
-        let ticks = [11, 12].map(|place| fields[place].parse::<u64>().unwrap());
-        Duration::from_millis((ticks[0] + ticks[1]) * 10)
+        cpu_of(self.process.id())
     }
 
     /// Calls for a time; answers calls a second, and the processor's time for each in microseconds.
@@ -224,12 +243,10 @@ impl Server {
         let (start, cpu) = (Instant::now(), self.cpu());
         let done = AtomicU64::new(0);
         let callers = (0..CALLERS).map(|caller| {
-            let (channel, done) = (self.channels[caller % CONNECTIONS].clone(), &done);
+            let (mut connection, done) = (self.connections[caller % CONNECTIONS].clone(), &done);
             async move {
-                let mut client = tonic::client::Grpc::new(channel);
                 while start.elapsed() < time {
-                    client.ready().await.unwrap();
-                    client.unary(work.request(), work.path.parse().unwrap(), Raw).await.unwrap();
+                    work.call(&mut connection).await;
                     done.fetch_add(1, Ordering::Relaxed);
                 }
             }
@@ -251,53 +268,33 @@ impl Drop for Server {
 /// What is called, again and again.
 struct Work {
     path: &'static str,
-    message: Vec<u8>,
-    key: String,
+    /// As it stands in the body.
+    message: bytes::Bytes,
+    authorization: http::HeaderValue,
 }
 
 impl Work {
-    fn request(&self) -> Request<Vec<u8>> {
-        by(&self.key, self.message.clone())
-    }
-}
-
-/// Messages as they are on the wire; of answers, how large they are.
-#[derive(Default)]
-struct Raw;
-
-impl tonic::codec::Codec for Raw {
-    type Encode = Vec<u8>;
-    type Decode = Vec<u8>;
-    type Encoder = Self;
-    type Decoder = Self;
-
-    fn encoder(&mut self) -> Self {
-        Self
+    fn new(path: &'static str, message: &[u8], key: &str) -> Self {
+        let mut framed = BytesMut::with_capacity(message.len() + 5);
+        framed.put_u8(0);
+        framed.put_u32(u32::try_from(message.len()).unwrap());
+        framed.put_slice(message);
+        let authorization = format!("Bearer {key}").parse().unwrap();
+        Self { path, message: framed.freeze(), authorization }
     }
 
-    fn decoder(&mut self) -> Self {
-        Self
-    }
-}
-
-impl tonic::codec::Encoder for Raw {
-    type Item = Vec<u8>;
-    type Error = Status;
-
-    fn encode(&mut self, message: Vec<u8>, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
-        buffer.put_slice(&message);
-        Ok(())
-    }
-}
-
-impl tonic::codec::Decoder for Raw {
-    type Item = Vec<u8>;
-    type Error = Status;
-
-    fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<Vec<u8>>, Status> {
-        let mut message = vec![0; buffer.remaining()];
-        buffer.copy_to_slice(&mut message);
-        Ok(Some(message))
+    /// Calls, and answers the body.
+    async fn call(&self, connection: &mut SendRequest<Body>) -> bytes::Bytes {
+        let request = http::Request::post(format!("http://localhost{}", self.path))
+            .header("content-type", "application/grpc")
+            .header("te", "trailers")
+            .header("authorization", &self.authorization)
+            .body(Body::from(self.message.clone()));
+        connection.ready().await.unwrap();
+        let response = connection.send_request(request.unwrap()).await.unwrap();
+        let refused = response.headers().get("grpc-message");
+        assert!(!response.headers().contains_key("grpc-status"), "it is refused: {refused:?}");
+        to_bytes(Body::new(response.into_body()), usize::MAX).await.unwrap()
     }
 }
 
@@ -328,12 +325,9 @@ async fn measure() {
         client_ip: "192.0.2.1".into(),
         ..Default::default()
     };
-    let work = |path, message| Work { path, message, key: keys.verifier.clone() };
+    let work = |path, message: Vec<u8>| Work::new(path, &message, &keys.verifier);
     let hot = work(VERIFY, ask(&keys.texts[0]).encode_to_vec());
-    let mut client = tonic::client::Grpc::new(tenantry.channels[0].clone());
-    client.ready().await.unwrap();
-    let answer = client.unary(hot.request(), VERIFY.parse().unwrap(), Raw).await.unwrap();
-    let answer = answer.into_inner();
+    let answer = hot.call(&mut tenantry.connections[0].clone()).await.split_off(5);
     assert!(pb::VerifyKeyResponse::decode(&*answer).unwrap().valid);
     let sample = folder.join("answer");
     fs::write(&sample, &answer).unwrap();
@@ -341,12 +335,12 @@ async fn measure() {
     println!(
         "{CALLERS} callers on {CONNECTIONS} connections; {rounds} rounds of {seconds:?}; a request of {} and \
          an answer of {} bytes\n",
-        hot.message.len(),
+        hot.message.len() - 5,
         answer.len()
     );
     println!(
-        "{:52} {:>8} {:>8} {:>8} {:>8} {:>8}",
-        "A beside a no-op", "calls/s", "worst", "CPU", "worst", "µs"
+        "{:52} {:>8} {:>8} {:>8} {:>8} {:>8} {:>10}",
+        "A beside a no-op", "calls/s", "worst", "CPU", "worst", "µs", "most/s"
     );
 
     let mut forged = keys.texts[0].clone().into_bytes();
@@ -370,6 +364,7 @@ async fn measure() {
     let name = "VerifyKey, known; the same beside that without";
     compare(name, &observed, &hot, 1.0, &tenantry, &hot, rounds, seconds).await;
     drop(observed);
+    let hot = Arc::new(hot);
     tails(&tenantry, &hot, seconds, None).await;
     let writes = Writes { root: root.clone(), keys: &keys };
     tails(&tenantry, &hot, seconds, Some(writes)).await;
@@ -459,6 +454,7 @@ async fn compare(
     time: Duration,
 ) {
     let (mut calls, mut cpu, mut micros) = (Vec::new(), Vec::new(), Vec::new());
+    let mut most = 0.0_f64;
     for round in 0..=rounds {
         let (our_calls, our_cpu) = ours.call(work, time).await;
         let (their_calls, their_cpu) = theirs.call(reference, time).await;
@@ -467,6 +463,7 @@ async fn compare(
             calls.push(our_calls * items / their_calls);
             cpu.push(our_cpu / items / their_cpu);
             micros.push(our_cpu / items);
+            most = most.max(our_calls * items);
         }
     }
     for list in [&mut calls, &mut cpu, &mut micros] {
@@ -474,7 +471,7 @@ async fn compare(
     }
     let middle = calls.len() / 2;
     println!(
-        "{name:52} {:>8.2} {:>8.2} {:>8.2} {:>8.2} {:>8.1}",
+        "{name:52} {:>8.2} {:>8.2} {:>8.2} {:>8.2} {:>8.1} {most:>10.0}",
         calls[middle],
         calls[0],
         cpu[middle],
@@ -490,7 +487,7 @@ struct Writes<'a> {
 }
 
 /// How long calls take at half of what the service can do, the slowest of them too.
-async fn tails(server: &Server, hot: &Work, time: Duration, writes: Option<Writes<'_>>) {
+async fn tails(server: &Server, hot: &Arc<Work>, time: Duration, writes: Option<Writes<'_>>) {
     let (most, _) = server.call(hot, time).await;
     let between = Duration::from_secs_f64(1.0 / (most / 2.0));
     let stop = AtomicBool::new(false);
@@ -498,8 +495,10 @@ async fn tails(server: &Server, hot: &Work, time: Duration, writes: Option<Write
     let change = async {
         let Some(Writes { root, keys }) = &writes else { return };
         // A hundred revocations a second, of keys that nobody asks for here.
-        let mut service = KeyServiceClient::new(server.channels[1].clone());
+        let mut ticks = tokio::time::interval(Duration::from_millis(10));
+        let mut revocations = tokio::task::JoinSet::new();
         for id in keys.ids.iter().rev() {
+            ticks.tick().await;
             if stop.load(Ordering::Relaxed) {
                 break;
             }
@@ -508,9 +507,13 @@ async fn tails(server: &Server, hot: &Work, time: Duration, writes: Option<Write
                 reason: "bench".into(),
                 ..Default::default()
             };
-            service.revoke_api_key(by(root, revoke)).await.unwrap();
+            let mut service = KeyServiceClient::new(server.channels[1].clone());
+            let request = by(root, revoke);
+            revocations.spawn(async move { service.revoke_api_key(request).await.unwrap() });
+        }
+        while let Some(done) = revocations.join_next().await {
+            done.unwrap();
             revoked.fetch_add(1, Ordering::Relaxed);
-            tokio::time::sleep(Duration::from_millis(8)).await;
         }
     };
     let reader = async {
@@ -525,12 +528,10 @@ async fn tails(server: &Server, hot: &Work, time: Duration, writes: Option<Write
             let now = ticks.tick().await.into_std();
             // Open loop: a call is due whether or not those before it are answered.
             while due <= now {
-                let channel = server.channels[turn % CONNECTIONS].clone();
-                let (request, was_due) = (hot.request(), now);
+                let mut connection = server.connections[turn % CONNECTIONS].clone();
+                let (hot, was_due) = (hot.clone(), now);
                 calls.spawn(async move {
-                    let mut client = tonic::client::Grpc::new(channel);
-                    client.ready().await.unwrap();
-                    client.unary(request, VERIFY.parse().unwrap(), Raw).await.unwrap();
+                    hot.call(&mut connection).await;
                     was_due.elapsed()
                 });
                 turn += 1;
@@ -546,7 +547,10 @@ async fn tails(server: &Server, hot: &Work, time: Duration, writes: Option<Write
         stop.store(true, Ordering::Relaxed);
         latencies
     };
+    let (begun, before) = (Instant::now(), cpu_of(std::process::id()));
     let (mut latencies, ()) = tokio::join!(reader, change);
+    let busy = cpu_of(std::process::id()).checked_sub(before).unwrap().as_secs_f64();
+    let busy = busy / begun.elapsed().as_secs_f64() * 100.0;
     latencies.sort_unstable();
     let at = |part: f64| {
         let place = ((latencies.len() - 1) as f64 * part).round();
@@ -558,7 +562,8 @@ async fn tails(server: &Server, hot: &Work, time: Duration, writes: Option<Write
         latencies[place as usize].as_secs_f64()
     };
     println!(
-        "\nhalf of {most:.0} calls/s{}: p50 {:.0} µs, p99 {:.1} x p50 ({:.0} µs), p99.9 {:.1} x p50",
+        "\nhalf of {most:.0} calls/s{}: p50 {:.0} µs, p99 {:.1} x p50 ({:.0} µs), p99.9 {:.1} x p50; callers \
+         {busy:.0} % busy",
         if writes.is_some() {
             format!(", {} revocations beside", revoked.load(Ordering::Relaxed))
         } else {
@@ -597,9 +602,8 @@ async fn misses(
         let next = AtomicU64::new(0);
         let start = Instant::now();
         let callers = (0..CALLERS).map(|caller| {
-            let (channel, next) = (server.channels[caller % CONNECTIONS].clone(), &next);
+            let (mut connection, next) = (server.connections[caller % CONNECTIONS].clone(), &next);
             async move {
-                let mut client = tonic::client::Grpc::new(channel);
                 loop {
                     let place = usize::try_from(next.fetch_add(1, Ordering::Relaxed)).unwrap();
                     let Some(key) = texts.get(place) else { return };
@@ -608,10 +612,8 @@ async fn misses(
                         environment: "production".into(),
                         ..Default::default()
                     };
-                    let message = message.encode_to_vec();
-                    let work = Work { path: VERIFY, message, key: keys.verifier.clone() };
-                    client.ready().await.unwrap();
-                    client.unary(work.request(), VERIFY.parse().unwrap(), Raw).await.unwrap();
+                    let work = Work::new(VERIFY, &message.encode_to_vec(), &keys.verifier);
+                    work.call(&mut connection).await;
                 }
             }
         });

@@ -5,6 +5,7 @@
 //! of them comes.
 
 use std::{
+    collections::HashMap,
     fmt,
     sync::{Arc, LazyLock, OnceLock, atomic::AtomicI64},
 };
@@ -16,7 +17,7 @@ use super::{
     limits::Limits,
     master::MasterKey,
     model::KeyScope,
-    roles::{PERMISSIONS, Role, permissions_of},
+    roles::{PERMISSIONS, ROLES, Role},
     rules::{DeviceRules, GeoRules},
     secret::{Digest, KeyRef},
 };
@@ -157,9 +158,7 @@ impl ApiGrants {
         reseller_id: Option<String>,
         backend_ids: Vec<String>,
     ) -> Self {
-        let granted = permissions_of(&roles);
-        let bits = PERMISSIONS.iter().enumerate().filter(|(_, name)| granted.contains(*name));
-        let permissions = bits.fold(0, |bits, (place, _)| bits | 1 << place);
+        let permissions = roles.iter().fold(0, |bits, role| bits | GRANTED[role.id]);
         Self { scope, roles, permissions, reseller_id, backend_ids }
     }
 
@@ -179,6 +178,15 @@ impl ApiGrants {
             .map(|(_, name)| *name)
     }
 }
+
+/// What each role grants, by its id, a bit for each of [`PERMISSIONS`].
+static GRANTED: LazyLock<HashMap<&str, u64>> = LazyLock::new(|| {
+    let granted = |role: &Role| {
+        let bits = PERMISSIONS.iter().enumerate().filter(|(_, name)| role.grants(name));
+        bits.fold(0, |bits, (place, _)| bits | 1 << place)
+    };
+    ROLES.iter().map(|role| (role.id, granted(role))).collect()
+});
 
 /// The permissions with their bits, in the order in which they are told.
 static SORTED: LazyLock<Vec<(usize, &str)>> = LazyLock::new(|| {
