@@ -509,11 +509,11 @@ async fn tails(server: &Server, hot: &Arc<Work>, time: Duration, writes: Option<
             };
             let mut service = KeyServiceClient::new(server.channels[1].clone());
             let request = by(root, revoke);
-            revocations.spawn(async move { service.revoke_api_key(request).await.unwrap() });
+            revocations.spawn(async move { service.revoke_api_key(request).await.is_ok() });
         }
         while let Some(done) = revocations.join_next().await {
-            done.unwrap();
-            revoked.fetch_add(1, Ordering::Relaxed);
+            // Of more than it takes on at a time, the service refuses some.
+            revoked.fetch_add(u64::from(done.unwrap()), Ordering::Relaxed);
         }
     };
     let reader = async {
