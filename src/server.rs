@@ -19,7 +19,7 @@ use http::HeaderValue;
 use tonic::{Status, server::NamedService, service::Routes};
 use tonic_health::server::HealthReporter;
 use tonic_web::GrpcWebLayer;
-use tower::{Layer as _, Service, ServiceExt as _};
+use tower::{Layer as _, Service, ServiceExt as _, service_fn};
 
 use crate::{
     clock::Clock,
@@ -191,12 +191,21 @@ struct Rooms {
 
 impl Stack {
     async fn answer(&self, request: Request) -> Response {
-        if is_grpc_web(&request) {
-            // Translates for browsers, whose calls are then like others.
-            let inner =
-                self.clone().map_request(|it: http::Request<tonic::body::Body>| it.map(Body::new));
-            return GrpcWebLayer::new().layer(inner).oneshot(request).await.into_response();
+        if !is_grpc_web(&request) {
+            return self.walk(request).await;
         }
+        // Translates for browsers, whose calls are then like others. What the translation does not know it passes
+        // on as it is: nothing may lead from there back to here.
+        let stack = self.clone();
+        let inner = service_fn(move |request: http::Request<tonic::body::Body>| {
+            let stack = stack.clone();
+            async move { Ok::<_, Infallible>(stack.walk(request.map(Body::new)).await) }
+        });
+        GrpcWebLayer::new().layer(inner).oneshot(request).await.into_response()
+    }
+
+    /// The way of a request that needs no translation.
+    async fn walk(&self, request: Request) -> Response {
         let Rooms { observer, identifier, keys, router } = &*self.0;
         let serve = async |request: Request| match request.uri().path().strip_prefix(KEYS) {
             Some(_) => keys.clone().call(request).await.into_response(),

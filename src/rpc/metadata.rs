@@ -54,6 +54,10 @@ impl Metadata {
                 twice = Some(name);
             }
         }
+        if let Some(authorization) = &mut metadata.authorization {
+            // So that it cannot be printed.
+            authorization.set_sensitive(true);
+        }
         let once = match twice {
             None => Ok(()),
             Some(name) => Err(Violation::of(
@@ -174,6 +178,16 @@ mod tests {
 
             assert_eq!(Metadata::read(&headers).1.unwrap_err().field, key);
         }
+    }
+
+    #[test]
+    fn a_key_is_not_printed() {
+        let mut headers = HeaderMap::new();
+        headers.append("authorization", HeaderValue::from_static("Bearer tk_secret"));
+
+        let printed = format!("{:?}", Metadata::read(&headers).0);
+
+        assert!(printed.contains("authorization") && !printed.contains("secret"), "{printed}");
     }
 
     #[test]
