@@ -124,11 +124,13 @@ pub enum Error {
     #[error("the tenant \"{0}\" of the key was moved: start again with the cursor")]
     TenantMoved(String),
     /// The `request_id` was used before for another request.
-    #[error(
-        "the request_id \"{0}\" was used for a request with another body: repeat that request \
-         unchanged or choose a new request_id"
-    )]
-    IdempotencyConflict(String),
+    #[error("the request_id \"{request_id}\" was used {how}")]
+    IdempotencyConflict {
+        /// The id.
+        request_id: String,
+        /// How it was used, and what to do.
+        how: &'static str,
+    },
     /// Concurrent changes came in each other's way, again and again.
     #[error("concurrent changes of the same records: try again")]
     Contended(#[source] DieselError),
@@ -442,7 +444,7 @@ impl Error {
             | Self::Mismatch(_) => Code::PermissionDenied,
             Self::NotFound { .. } => Code::NotFound,
             Self::AlreadyExists { .. } => Code::AlreadyExists,
-            Self::WrongState { .. } | Self::IdempotencyConflict(_) => Code::FailedPrecondition,
+            Self::WrongState { .. } | Self::IdempotencyConflict { .. } => Code::FailedPrecondition,
             Self::CursorExpired(_) => Code::OutOfRange,
             Self::Stale { .. } | Self::TenantMoved(_) | Self::Contended(_) => Code::Aborted,
             Self::MethodUnknown => Code::Unimplemented,
@@ -471,7 +473,7 @@ impl Error {
             Self::Stale { .. } => ErrorReason::EtagMismatch,
             Self::CursorExpired(_) => ErrorReason::CursorExpired,
             Self::TenantMoved(_) => ErrorReason::TenantMoved,
-            Self::IdempotencyConflict(_) => ErrorReason::IdempotencyConflict,
+            Self::IdempotencyConflict { .. } => ErrorReason::IdempotencyConflict,
             Self::Contended(_) => ErrorReason::Contended,
             Self::MethodUnknown => ErrorReason::MethodUnknown,
             Self::MessageTooLarge(_) => ErrorReason::MessageTooLarge,
@@ -509,7 +511,7 @@ impl Error {
             Self::TenantMoved(id) => {
                 vec![("kind", Kind::Tenant.noun().to_owned()), ("id", id.clone())]
             }
-            Self::IdempotencyConflict(request_id) => vec![("request_id", request_id.clone())],
+            Self::IdempotencyConflict { request_id, .. } => vec![("request_id", request_id.clone())],
             Self::Unauthenticated
             | Self::Mismatch(_)
             | Self::Contended(_)

@@ -20,7 +20,7 @@ use crate::{
     db::Scope,
     error::{Error, Kind, Result},
     pb::{self, ErrorReason},
-    rpc::{Call, identify::Earlier, observe::dressed, permit::Method},
+    rpc::{Call, observe::dressed},
     server::Shared,
     wire::Fields,
 };
@@ -331,23 +331,15 @@ impl Watcher {
     /// Looks up what the key may do by now.
     async fn look(&mut self) -> Result<()> {
         self.looked = self.shared.clock.now();
-        let call = &self.call;
-        let method = Method::find(&format!("/{}", call.method)).ok_or(Error::MethodUnknown)?;
-        let (account, tenant) = call.named();
-        let correlation_id = &call.correlation_id;
-        let key_id = call.caller.key_id;
-        let earlier =
-            Earlier { method, key_id, account, tenant, correlation_id, bearer: Some(&call.bearer) };
         let deadline = Instant::now() + READ_TIMEOUT;
         let _turn = self.shared.feed.catching_up.acquire().await.map_err(Error::internal)?;
-        let again =
-            self.shared.identifier().admit_again(earlier, Some(call.client), deadline).await?;
+        let again = self.shared.identifier().admit_still(&self.call, deadline).await?;
         // Roles do not change but by what ends a key; where they did, its sight is another.
-        if again.scope != call.scope || again.caller.may("EVENTS:VIEW") == self.verdicts_only {
+        if again.caller.may("EVENTS:VIEW") == self.verdicts_only {
             return Err(Error::Unauthenticated);
         }
         if self.seat.guard.is_moved() {
-            let tenant = call.caller.tenant.as_ref();
+            let tenant = again.caller.tenant.as_ref();
             return Err(Error::TenantMoved(
                 tenant.map(|tenant| tenant.tenant_id.clone()).unwrap_or_default(),
             ));

@@ -43,10 +43,9 @@ use crate::{
     pb,
     rpc::{
         Call, TenantOfCall,
-        identify::Earlier,
         mutate::Change,
         observe::dressed,
-        permit::{Method, json_of},
+        permit::json_of,
     },
     schema::{external_keys, imported_keys, key_credits, tenant_app_keys, tenant_installations},
     server::Shared,
@@ -124,33 +123,13 @@ impl Import {
     /// Imports the keys of a message, as a call of its own.
     async fn import(&self, request: &pb::ImportKeysRequest) -> Result<pb::ImportKeysResponse> {
         let deadline = self.call.deadline.min(Instant::now() + MESSAGE_TIMEOUT);
-        self.check(deadline).await?;
+        // As the key of the call is now: what it may give away may have become less since the stream began.
+        let call = self.shared.identifier().admit_still(&self.call, deadline).await?;
         let keys = read(request, self.shared.clock.now())?;
-        let call = Call { deadline, ..Call::clone(&self.call) };
         let tenant = call.own_tenant()?;
         let master = &self.shared.master;
         let act = async |change: &mut Change<'_>| import(change, master, tenant, &keys).await;
         self.shared.mutator.mutate(&call, request, act).await
-    }
-
-    /// Checks that the key of the call may still do what it could when the stream began.
-    async fn check(&self, deadline: Instant) -> Result<()> {
-        let call = &self.call;
-        let method = Method::find(&format!("/{}", call.method)).ok_or(Error::MethodUnknown)?;
-        let (account, tenant) = call.named();
-        let correlation_id = &call.correlation_id;
-        let earlier = Earlier {
-            method,
-            key_id: call.caller.key_id,
-            account,
-            tenant,
-            correlation_id,
-            bearer: Some(&call.bearer),
-        };
-        let again =
-            self.shared.identifier().admit_again(earlier, Some(call.client), deadline).await?;
-        // Another reach is another call.
-        if again.scope == call.scope { Ok(()) } else { Err(Error::Unauthenticated) }
     }
 }
 
@@ -232,9 +211,9 @@ async fn import(
         environments::find(change.conn(), environment).await?;
     }
 
-    let known = find_known(change, master, tenant, keys).await?;
+    let (known, meets_others) = find_known(change, master, tenant, keys).await?;
     let new = keys.iter().zip(&known).filter(|(_, known)| known.is_none()).map(|(key, _)| key);
-    let new = insert(change, master, tenant, &new.collect::<Vec<_>>()).await?;
+    let new = insert(change, master, tenant, &new.collect::<Vec<_>>(), meets_others).await?;
     tell(change, master, tenant, &app_keys, &new).await?;
 
     let mut inserted = new.iter().map(|(key, _)| KeyRef { route: key.route, number: key.number });
@@ -283,17 +262,18 @@ async fn find_app_keys(
 }
 
 /// Finds those keys that are there already, of the app key that they are to be of, by whichever version of the
-/// master key their digests were made. What else is said of them may have been changed since.
+/// master key their digests were made. What else is said of them may have been changed since. Answers beside whether
+/// there are hashes that are those of other tenants' keys.
 ///
 /// # Errors
 ///
-/// A hash that is another key's, of whichever tenant.
+/// A hash that is that of another key of the tenant.
 async fn find_known(
     change: &mut Change<'_>,
     master: &MasterKey,
     tenant: &TenantOfCall,
     keys: &[NewKey],
-) -> Result<Vec<Option<KeyRef>>> {
+) -> Result<(Vec<Option<KeyRef>>, bool)> {
     let mut places = HashMap::new();
     for version in master.versions() {
         for (place, key) in keys.iter().enumerate() {
@@ -311,7 +291,7 @@ async fn find_known(
     change.take_on(Role::Service).await?;
     let mut known = vec![None; keys.len()];
     if found.is_empty() {
-        return Ok(known);
+        return Ok((known, false));
     }
 
     let numbers = found.iter().map(|(.., number)| *number).collect::<Vec<_>>();
@@ -328,19 +308,21 @@ async fn find_known(
         .filter_map(|(digest, route, number)| Some((*places.get(&digest)?, (route, number))))
         .collect::<Vec<_>>();
     found.sort_unstable();
+    let mut meets_others = false;
     for (place, (route, number)) in found {
-        let is_others = !own.contains_key(&(route, number));
-        if is_others && change.rehearses() {
-            // Whose hash it is is told to nobody who does not mean it.
-            continue;
+        match own.get(&(route, number)) {
+            None => meets_others = true,
+            Some(of) if *of == keys[place].app_key_id => {
+                known[place] = Some(KeyRef { route, number });
+            }
+            Some(_) => return Err(taken(format!("keys[{place}].sha256"))),
         }
-        if own.get(&(route, number)) != Some(&keys[place].app_key_id) {
-            let id = format!("keys[{place}].sha256");
-            return Err(Error::AlreadyExists { kind: Kind::ExternalKey, what: "hash", id });
-        }
-        known[place] = Some(KeyRef { route, number });
     }
-    Ok(known)
+    Ok((known, meets_others))
+}
+
+fn taken(id: String) -> Error {
+    Error::AlreadyExists { kind: Kind::ExternalKey, what: "hash", id }
 }
 
 fn digest(master: &MasterKey, version: i16, sha256: &[u8; 32]) -> Result<Vec<u8>> {
@@ -356,6 +338,7 @@ async fn insert<'a>(
     master: &MasterKey,
     tenant: &TenantOfCall,
     new: &[&'a NewKey],
+    meets_others: bool,
 ) -> Result<Vec<(ExternalKey, &'a NewKey)>> {
     let (now, creator) = (change.now, change.call.actor());
     let count = u16::try_from(new.len()).map_err(Error::internal)?;
@@ -390,8 +373,12 @@ async fn insert<'a>(
     // In one order, so that imports of the same keys wait for each other and never in a circle.
     digests.sort_by(|(_, one), (_, other)| one.digest.cmp(&other.digest));
     let digests = digests.into_iter().map(|(values, _)| values).collect::<Vec<_>>();
-    // A rehearsal would meet the hashes of others there, and tell of them by failing.
+    // That hashes are those of keys of others is told to nobody who does not mean it: not to a rehearsal, which
+    // would meet them here; not where anything else stands against the import; and never which of them.
     if !change.rehearses() {
+        if meets_others {
+            return Err(taken("one of keys[].sha256".to_owned()));
+        }
         diesel::insert_into(imported_keys::table)
             .values(digests)
             .execute(change.conn())

@@ -56,6 +56,7 @@ pub async fn verify(
     let mut fields = Fields::default();
     let asked = Asked::read(request, "", &mut fields);
     fields.finish()?;
+    call.check_environment(Some(&asked.environment))?;
 
     again(shared, call, &asked, None).await
 }
@@ -81,9 +82,19 @@ pub async fn batch(
         .map(|(place, one)| Asked::read(one, &format!("requests[{place}]."), &mut fields))
         .collect::<Vec<_>>();
     fields.finish()?;
+    for one in &asked {
+        call.check_environment(Some(&one.environment))?;
+    }
 
-    let settled = asked.iter().map(|one| settle(shared, call, one, None));
-    let settled = try_join_all(settled).await?;
+    let first = asked.iter().map(|one| settle(shared, call, one, None));
+    let mut settled = try_join_all(first).await?;
+    if settled.iter().any(|one| one.spent.is_some()) {
+        // Uses were waited for, and of what was read for this call alone nobody hears whether it still holds.
+        let second = asked.iter().zip(settled).map(async |(one, settled)| {
+            if settled.is_followed() { Ok(settled) } else { settle(shared, call, one, settled.spent).await }
+        });
+        settled = try_join_all(second).await?;
+    }
     let mut responses = Vec::with_capacity(number);
     for (one, settled) in asked.iter().zip(settled) {
         // All were waited for: what was found first may not hold any more, and is found anew.
@@ -191,6 +202,13 @@ const ATTEMPTS: usize = 5;
 struct Settled {
     found: Result<(Answer, [u8; 32]), Malformed>,
     spent: Option<Spent>,
+}
+
+impl Settled {
+    /// Whether there is word of whatever changes what was found.
+    fn is_followed(&self) -> bool {
+        self.found.as_ref().map_or(true, |(answer, _)| answer.known_until.is_some())
+    }
 }
 
 /// Finds a key, and uses it up by one where nothing else stands against it and it was not used up before.

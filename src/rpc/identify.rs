@@ -8,12 +8,15 @@
 use std::sync::Arc;
 
 use axum::{
+    body::{Body, Bytes},
     extract::Request,
     response::{IntoResponse as _, Response},
 };
 use chrono::{DateTime, Utc};
 use diesel_async::AsyncPgConnection;
+use futures_util::FutureExt as _;
 use http::HeaderValue;
+use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use secrecy::{ExposeSecret as _, SecretString};
 use tokio::time::Instant;
 use tonic::Status;
@@ -101,7 +104,7 @@ where
         return http::StatusCode::UNSUPPORTED_MEDIA_TYPE.into_response();
     }
     let admitted = match observed.method {
-        Some(method) => identifier.admit(method, &observed).await,
+        Some(method) => identifier.let_in(method, &observed, &mut request).await,
         None => Err(Error::MethodUnknown),
     };
     match admitted {
@@ -113,7 +116,45 @@ where
     }
 }
 
+/// How large a message is at most, with what frames it: what tonic decodes where it is told nothing else.
+const BODY_MAX: usize = (4 << 20) + 5;
+
+/// Reads a body to its end; answers whether it had to be waited for.
+async fn whole(body: Body) -> Result<(Bytes, bool)> {
+    let mut reading = Box::pin(Limited::new(body, BODY_MAX).collect());
+    let (read, waited) = match reading.as_mut().now_or_never() {
+        Some(read) => (read, false),
+        None => (reading.await, true),
+    };
+    match read {
+        Ok(read) => Ok((read.to_bytes(), waited)),
+        Err(error) if error.is::<LengthLimitError>() => {
+            Err(Error::MessageTooLarge("the request has more than 4 MiB: send less at once".into()))
+        }
+        Err(error) => Err(Error::of_foreign(&Status::from_error(error))),
+    }
+}
+
 impl Identifier {
+    /// Admits a call, as its key is when its message has come: whoever holds a message back holds no right that
+    /// was taken away meanwhile.
+    async fn let_in(
+        &self,
+        method: &'static Method,
+        observed: &Observed,
+        request: &mut Request,
+    ) -> Result<Arc<Call>> {
+        // First, so that nobody makes the service read what it will not answer.
+        let admitted = self.admit(method, observed).await?;
+        if method.takes_stream {
+            // Each of its messages is a call of its own.
+            return Ok(admitted);
+        }
+        let (message, waited) = whole(std::mem::take(request.body_mut())).await?;
+        *request.body_mut() = Body::from(message);
+        if waited { self.admit(method, observed).await } else { Ok(admitted) }
+    }
+
     async fn admit(&self, method: &'static Method, observed: &Observed) -> Result<Arc<Call>> {
         let Metadata { account_id, tenant_id, .. } = &observed.metadata;
         let account = named("x-account-id", account_id.as_ref())?;
@@ -222,6 +263,29 @@ impl Identifier {
         self.check_right(&mut call, method, standing_of(&known))?;
         self.resolve(&mut call, method, account, tenant).await?;
         Ok(call)
+    }
+
+    /// As [`Identifier::admit_again`], for what a stream does next: as long as its key reaches as far as it did.
+    ///
+    /// # Errors
+    ///
+    /// As [`Identifier::admit_again`], and [`Error::Unauthenticated`] for another reach, which is another call.
+    pub async fn admit_still(&self, call: &Call, deadline: Instant) -> Result<Call> {
+        let (account, tenant) = call.named();
+        let earlier = Earlier {
+            method: Method::find(&format!("/{}", call.method)).ok_or(Error::MethodUnknown)?,
+            key_id: call.caller.key_id,
+            account,
+            tenant,
+            correlation_id: &call.correlation_id,
+            bearer: Some(&call.bearer),
+        };
+        let mut again = self.admit_again(earlier, Some(call.client), deadline).await?;
+        if again.scope != call.scope {
+            return Err(Error::Unauthenticated);
+        }
+        again.bearer = call.bearer.clone();
+        Ok(again)
     }
 
     /// Finds a key that works.

@@ -210,7 +210,8 @@ impl Mutator {
     ///
     /// # Errors
     ///
-    /// What `act` refuses; [`Error::IdempotencyConflict`] for a `request_id` that was used otherwise.
+    /// What `act` refuses; [`Error::IdempotencyConflict`] for a `request_id` that was used otherwise,
+    /// or with a secret of the calling key that was rotated away since.
     pub async fn mutate<M, A>(
         &self,
         call: &Call,
@@ -382,12 +383,23 @@ impl Record {
         .get_result(change.conn())
         .await?;
         if kept.fingerprint != self.fingerprint {
-            return Err(Error::IdempotencyConflict(self.request_id.clone()));
+            return Err(self.conflict(
+                "for a request with another body: repeat that request unchanged or choose a new request_id",
+            ));
         }
         let answer = cipher(call, &self.request_id)
             .open(&kept.answer, call.method.as_bytes())
-            .ok_or_else(|| Error::internal("the stored answer cannot be decrypted"))?;
+            .ok_or_else(|| {
+                self.conflict(
+                    "with another secret of the calling key, which alone opens the answer: repeat it with that \
+                     secret while that works, or look up what came of it and choose a new request_id",
+                )
+            })?;
         A::decode(&*answer).map_err(Error::internal)
+    }
+
+    fn conflict(&self, how: &'static str) -> Error {
+        Error::IdempotencyConflict { request_id: self.request_id.clone(), how }
     }
 
     async fn keep(&self, conn: &mut AsyncPgConnection) -> Result<()> {

@@ -58,6 +58,8 @@ pub struct Method {
     pub acts_on_purged_tenant: bool,
     /// Whether its answer goes on for as long as the caller listens.
     pub streams: bool,
+    /// Whether its caller sends messages for as long as it wants.
+    pub takes_stream: bool,
     /// Whether calls of it that succeed are too many to be logged one by one.
     pub quiet: bool,
 }
@@ -108,6 +110,7 @@ impl Method {
                 acts_on_tenant_or_account: false,
                 acts_on_purged_tenant: false,
                 streams: false,
+                takes_stream: false,
                 quiet: false,
             });
         }
@@ -134,6 +137,7 @@ impl Method {
             _ => return None,
         };
         let streams = method.is_server_streaming();
+        let takes_stream = method.is_client_streaming();
         Some(Self {
             path,
             right,
@@ -141,6 +145,7 @@ impl Method {
             acts_on_tenant_or_account,
             acts_on_purged_tenant,
             streams,
+            takes_stream,
             quiet,
         })
     }

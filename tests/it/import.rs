@@ -200,9 +200,12 @@ async fn a_hash_that_is_another_keys_ends_the_stream_and_nothing_of_the_message_
     let as_another = stream.send(message(&["new", "taken"], second)).await.unwrap_err();
     let of_another_tenant = import(&bar, message(&["new", "taken"], &other)).await.unwrap_err();
 
+    let own_place = as_another.message().contains("keys[1].sha256");
+    assert!(own_place, "{}", as_another.message());
+    let place = of_another_tenant.message().contains("[1]");
+    assert!(!place, "which one it is is told of the tenant's own: {}", of_another_tenant.message());
     for refusal in [as_another, of_another_tenant] {
         assert_eq!(told(&refusal), "AlreadyExists KEY_ALREADY_EXISTS");
-        assert!(refusal.message().contains("keys[1].sha256"), "{}", refusal.message());
         assert!(!refusal.message().contains(&hex::encode(Sha256::digest("taken"))));
         assert!(refusal.get_error_details().request_info().is_some(), "as every error");
     }
@@ -369,4 +372,46 @@ async fn imports_of_the_same_keys_at_once_make_each_key_once() {
     let reversed = other.external_key_ids.into_iter().rev().collect::<Vec<_>>();
     assert_eq!(one.external_key_ids, reversed);
     assert_eq!(count(&app, "select count(*) as number from imported_keys").await, 40);
+}
+
+/// What stands against a message besides the keys of others is told first, and nothing is told of those then.
+#[tokio::test]
+async fn an_import_that_fails_anyway_does_not_tell_which_hashes_are_keys_of_others() {
+    let (app, foo, app_key) = start().await;
+    let (bar, other) = install(&app, "bar").await;
+    import(&foo, message(&["taken"], &app_key)).await.unwrap();
+    import(&bar, message(&["own"], &other)).await.unwrap();
+    let known = bar.call("ListAppKeys", json!({})).await.unwrap();
+    let second = json!({"installation_id": known["app_keys"][0]["installation_id"]});
+    let second = bar.call("CreateAppKey", second).await.unwrap();
+    let second = second["app_key"]["app_key_id"].as_str().unwrap();
+
+    let mut told_of = Vec::new();
+    for first in ["taken", "free"] {
+        let refused = import(&bar, message(&[first, "own"], second)).await.unwrap_err();
+        told_of.push((told(&refused), refused.message().to_owned()));
+    }
+
+    assert_eq!(told_of[0], told_of[1]);
+    assert!(told_of[0].1.contains("keys[1].sha256"), "{told_of:?}");
+}
+
+/// A stream goes on with what its key may give away by now, not with what it could when the stream began.
+#[tokio::test]
+async fn a_key_that_was_given_an_end_meanwhile_imports_nothing_that_lasts_longer() {
+    let (app, foo, app_key) = start().await;
+    let made = foo.call("CreateApiKey", json!({"api_key": {"roles": ["tenant-admin"]}})).await;
+    let made = made.unwrap();
+    let caller = app.as_key(made["secret"].as_str().unwrap());
+    let mut stream = Import::start(&caller).await.unwrap();
+    stream.send(message(&["one"], &app_key)).await.unwrap();
+    let id = &made["api_key"]["api_key_id"];
+    let end = json!({"api_key": {"api_key_id": id, "expire_time": "2199-01-01T00:00:00Z"}});
+    foo.call("UpdateApiKey", end).await.unwrap();
+
+    let refused = stream.send(message(&["two"], &app_key)).await.unwrap_err();
+
+    assert_eq!(told(&refused), "PermissionDenied PERMISSION_MISSING");
+    assert!(refused.message().contains("expire_time"), "{}", refused.message());
+    assert_eq!(count(&app, "select count(*) as number from imported_keys").await, 1);
 }

@@ -2,15 +2,18 @@
 
 use std::time::{Duration, Instant};
 
+use axum::body::{Body, Bytes};
 use diesel_async::SimpleAsyncConnection as _;
 use serde_json::json;
 use tenantry::pb;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
 use crate::{
     app::{App, Caller, count, fields, tenant, told},
-    web::{GRPC_WEB, http},
+    web::{EMPTY, GRPC_WEB, http, http2},
 };
 
 async fn who_am_i(caller: &Caller) -> Result<tonic::Response<pb::WhoAmIResponse>, Status> {
@@ -312,4 +315,62 @@ async fn metadata_without_end_is_refused_and_the_service_lives_on() {
 
     assert_ne!(refusal.code(), Code::Ok);
     who_am_i(&app.as_root()).await.unwrap();
+}
+
+/// A call acts with the rights that its key has when its message has come, however long that takes.
+#[tokio::test]
+async fn a_message_that_is_held_back_does_not_outlive_the_rights_of_its_key() {
+    let app = App::start().await;
+    let root = app.as_root();
+    let mut sender = http2(&app).await;
+    let mut answers = Vec::new();
+
+    for revokes in [false, true] {
+        let made = json!({"api_key": {"roles": ["auditor"]}});
+        let made = root.call("CreateApiKey", made).await.unwrap();
+        let key = made["secret"].as_str().unwrap();
+        let (message, held_back) = mpsc::channel::<Result<Bytes, std::io::Error>>(1);
+        let call = |body: Body| {
+            http::Request::post("http://localhost/tenantry.v1.KeyService/WhoAmI")
+                .header("content-type", "application/grpc")
+                .header("authorization", format!("Bearer {key}"))
+                .body(body)
+                .unwrap()
+        };
+        let slow = sender.send_request(call(Body::from_stream(ReceiverStream::new(held_back))));
+        // Of the same connection, and later: by its answer the other one was admitted.
+        sender.send_request(call(Body::from(EMPTY))).await.unwrap();
+        if revokes {
+            let id = &made["api_key"]["api_key_id"];
+            let revoke = json!({"api_key_id": id, "reason": "stolen", "wait": true});
+            root.call("RevokeApiKey", revoke).await.unwrap();
+        }
+        message.send(Ok(Bytes::from_static(EMPTY))).await.unwrap();
+        drop(message);
+        let answer = slow.await.unwrap();
+        answers.push(answer.headers().get("grpc-status").cloned());
+    }
+
+    assert_eq!(answers, [None, Some("16".parse().unwrap())], "what is done is told at the end");
+}
+
+#[tokio::test]
+async fn a_message_that_never_ends_is_refused_when_it_is_too_large() {
+    let app = App::start().await;
+    let mut sender = http2(&app).await;
+    let (message, sent) = mpsc::channel::<Result<Bytes, std::io::Error>>(1);
+    let request = http::Request::post("http://localhost/tenantry.v1.KeyService/WhoAmI")
+        .header("content-type", "application/grpc")
+        .header("authorization", format!("Bearer {}", app.root))
+        .body(Body::from_stream(ReceiverStream::new(sent)))
+        .unwrap();
+    let answer = sender.send_request(request);
+    let sending = tokio::spawn(async move {
+        while message.send(Ok(Bytes::from_static(&[0; 16 << 10]))).await.is_ok() {}
+    });
+
+    let answer = answer.await.unwrap();
+
+    assert_eq!(answer.headers()["grpc-status"], "8");
+    sending.await.unwrap();
 }

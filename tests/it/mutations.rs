@@ -906,3 +906,25 @@ async fn calls_that_are_cancelled_leave_no_transaction_open() {
                 (select 1 from events e where e.tenant_uid = t.uid)";
     assert_eq!(count(&app, half).await, 0, "a change without its event");
 }
+
+/// The answer is encrypted under the secret that the request came with: another one of the same key is told so.
+#[tokio::test]
+async fn a_request_id_that_was_sent_with_another_secret_of_the_key_is_refused_as_used() {
+    let app = App::start().await;
+    let root = app.as_root();
+    let made = json!({"api_key": {"roles": ["system-admin"]}});
+    let made = root.call("CreateApiKey", made).await.unwrap();
+    let first = app.as_key(made["secret"].as_str().unwrap());
+    let request = create(tenant("foo"), "once");
+    let created = try_to_create(&first, &request).await.unwrap();
+    let rotate = json!({"api_key_id": made["api_key"]["api_key_id"]});
+    let rotated = root.call("RotateApiKey", rotate).await.unwrap();
+    let second = app.as_key(rotated["secret"].as_str().unwrap());
+
+    let refused = try_to_create(&second, &request).await.unwrap_err();
+    let repeated = try_to_create(&first, &request).await.unwrap();
+
+    assert_eq!(told(&refused), "FailedPrecondition IDEMPOTENCY_CONFLICT");
+    assert!(refused.message().contains("another secret"), "{}", refused.message());
+    assert_eq!(repeated, created);
+}

@@ -7,7 +7,10 @@ use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 use tenantry::pb;
 
-use crate::app::{App, Caller, fields, product, tenant, told};
+use crate::{
+    app::{App, Caller, count, fields, product, tenant, told},
+    start::until,
+};
 
 /// A tenant with an installation, and what is needed to make external keys of it.
 struct Shop {
@@ -217,6 +220,35 @@ async fn many_keys_are_verified_by_one_call_each_for_itself() {
     }
 }
 
+/// A node that hears of nothing reads for each call, and what it read for a batch is not old when it answers.
+#[tokio::test]
+async fn a_key_that_is_revoked_while_a_batch_waits_is_not_told_as_valid() {
+    let shop = Shop::open().await;
+    let (_, limited) = shop.key(json!({"credits": {"amount": "7"}})).await;
+    let (id, free) = shop.key(json!({})).await;
+    let node = shop.app.node(None, |_| {}).await;
+    node.deafen();
+    node.shared.keys.lose();
+    let mut holder = shop.app.superuser().await;
+    holder.batch_execute("begin; lock table key_credits in access exclusive mode").await.unwrap();
+    let requests = [&free, &limited].map(|key| json!({"key": key, "environment": "production"}));
+    let root = node.as_root();
+    let batch = tokio::spawn(async move {
+        root.call("BatchVerifyKeys", json!({"requests": requests})).await.unwrap()
+    });
+    let waiting = "select count(*) as number from pg_stat_activity \
+                   where datname = current_database() and wait_event_type = 'Lock'";
+    until("a wait for the use", async || count(&shop.app, waiting).await > 0).await;
+
+    let revoke = json!({"external_key_id": id, "reason": "stolen"});
+    shop.admin.call("RevokeExternalKey", revoke).await.unwrap();
+    holder.batch_execute("rollback").await.unwrap();
+
+    let answer = batch.await.unwrap();
+    assert_eq!(answer["responses"][0]["code"], "VERIFY_CODE_REVOKED");
+    assert_eq!(answer["responses"][1]["code"], "VERIFY_CODE_VALID");
+}
+
 /// Both secrets are good for a while, then one; a revocation ends both at once.
 #[tokio::test]
 async fn a_rotated_key_verifies_with_both_secrets_until_the_overlap_ends() {
@@ -347,6 +379,18 @@ async fn a_key_that_is_bound_to_an_environment_has_no_say_in_others() {
         assert_eq!(told(&refusal), "PermissionDenied PERMISSION_MISSING", "{method}");
         assert!(refusal.message().contains("stage"), "{}", refusal.message());
     }
+    let verifier = json!({"api_key": {"roles": ["key-verifier"], "environment": "stage"}});
+    let verifier = shop.app.as_root().call("CreateApiKey", verifier).await.unwrap();
+    let verifier = shop.app.as_key(verifier["secret"].as_str().unwrap());
+    let asked = |environment: &str| json!({"key": "nonsense", "environment": environment});
+    let batch = json!({"requests": [asked("stage"), asked("production")]});
+    for refusal in [
+        verifier.call("VerifyKey", asked("production")).await.unwrap_err(),
+        verifier.call("BatchVerifyKeys", batch).await.unwrap_err(),
+    ] {
+        assert_eq!(told(&refusal), "PermissionDenied PERMISSION_MISSING");
+    }
+    verifier.call("VerifyKey", asked("Stage")).await.unwrap();
     bound.call("CreateExternalKey", new("stage")).await.unwrap();
     bound.call("UpdateKeyConfig", config("stage")).await.unwrap();
     bound.call("RotateExternalKey", json!({"external_key_id": other})).await.unwrap();

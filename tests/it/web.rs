@@ -1,5 +1,8 @@
 //! What is not plain gRPC on the same port: gRPC-Web, as browsers speak it, and HTTP.
 
+use axum::body::Body;
+use hyper::client::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
@@ -28,8 +31,17 @@ pub async fn http(
     String::from_utf8_lossy(&answer).into_owned()
 }
 
+/// A connection of HTTP/2, for requests as no client of gRPC makes them.
+pub async fn http2(app: &App) -> http2::SendRequest<Body> {
+    let stream = TcpStream::connect(app.address).await.unwrap();
+    let shaken = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await;
+    let (sender, connection) = shaken.unwrap();
+    tokio::spawn(connection);
+    sender
+}
+
 /// An empty message, framed.
-const EMPTY: &[u8] = &[0; 5];
+pub const EMPTY: &[u8] = &[0; 5];
 
 pub const GRPC_WEB: (&str, &str) = ("content-type", "application/grpc-web+proto");
 
@@ -90,5 +102,22 @@ async fn a_call_in_another_language_is_refused_as_such() {
     for answer in [gzip, cut] {
         assert!(answer.replace(": ", ":").contains("grpc-status:3"), "{answer}");
         assert!(answer.contains("x-correlation-id"), "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn a_kind_of_grpc_web_that_is_none_is_answered_and_ends_nothing() {
+    let app = App::start().await;
+    let mut sender = http2(&app).await;
+
+    for kind in ["application/grpc-web+json", "application/grpc-web; charset=utf-8"] {
+        let request = http::Request::post("http://localhost/tenantry.v1.KeyService/WhoAmI")
+            .header("content-type", kind)
+            .body(Body::from(EMPTY));
+
+        let answer = sender.send_request(request.unwrap()).await.unwrap();
+
+        assert_eq!(answer.headers()["grpc-status"], "16", "{kind}: nobody without a key");
+        assert!(answer.headers().contains_key("x-correlation-id"), "{kind}");
     }
 }
