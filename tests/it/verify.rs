@@ -230,7 +230,7 @@ async fn a_key_that_is_revoked_while_a_batch_waits_is_not_told_as_valid() {
     node.deafen();
     node.shared.keys.lose();
     let mut holder = shop.app.superuser().await;
-    holder.batch_execute("begin; lock table key_credits in access exclusive mode").await.unwrap();
+    holder.batch_execute("begin; select from key_credits for update").await.unwrap();
     let requests = [&free, &limited].map(|key| json!({"key": key, "environment": "production"}));
     let root = node.as_root();
     let batch = tokio::spawn(async move {
