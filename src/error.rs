@@ -151,10 +151,16 @@ pub enum Error {
     Cancelled,
     /// The database cannot be reached or is too busy.
     #[error(
-        "the database is not available: try again; a mutation may have happened: repeat it with the same \
+        "the database is not available: try again; what was to be changed may be: repeat that with the same \
          request_id"
     )]
     DatabaseAway(#[source] Source),
+    /// The database has not come as far as the caller asks for.
+    #[error(
+        "{0}: the database has not come to this revision: try again, unless it is of another database, or the \
+         database was put back to an earlier state; then leave it out"
+    )]
+    RevisionAhead(String),
     /// All connections to the database are taken.
     #[error("the service has more calls under way than it takes on: try again")]
     Overloaded(#[source] Source),
@@ -209,6 +215,8 @@ pub enum Kind {
     Domain,
     /// An API key.
     ApiKey,
+    /// What an account publishes.
+    Application,
     /// What a tenant runs of a product.
     Installation,
     /// What external keys hang on.
@@ -250,6 +258,7 @@ impl Kind {
             Self::Environment => "environment",
             Self::Domain => "domain",
             Self::ApiKey => "API key",
+            Self::Application => "application",
             Self::Installation => "installation",
             Self::AppKey => "app key",
             Self::ExternalKey => "external key",
@@ -282,6 +291,7 @@ impl Kind {
             Self::Backend => ": ListBackends shows those there are",
             Self::Product => ": ListProducts shows those there are, with their packages",
             Self::TenantTemplate => ": ListTenantTemplates shows those there are",
+            Self::Application => ": ListApplications shows those there are",
             Self::Installation => ": ListInstallations shows those of the tenant of the call",
             Self::AppKey => ": ListAppKeys shows those of the tenant of the call",
             Self::ExternalKey => ": ListExternalKeys shows those there are",
@@ -310,6 +320,10 @@ impl Kind {
                 "already taken: choose another; the id of a tenant is never given twice, not even after \
                  it was purged"
             }
+            Self::Application => {
+                "already taken: choose another; the id of an application is never given twice, not even after \
+                 it was deleted"
+            }
             _ => "already taken: choose another",
         }
     }
@@ -322,7 +336,7 @@ impl Kind {
             Self::Environment => ErrorReason::EnvironmentNotFound,
             Self::Domain => ErrorReason::DomainNotFound,
             Self::ApiKey | Self::AppKey | Self::ExternalKey => ErrorReason::KeyNotFound,
-            Self::Installation => ErrorReason::ApplicationNotFound,
+            Self::Application | Self::Installation => ErrorReason::ApplicationNotFound,
             // Every tenant has them, be they empty, and they are never looked up.
             Self::IpAllowlist
             | Self::OAuthClient
@@ -358,6 +372,7 @@ impl Kind {
             | Self::Operation
             | Self::AppData => ErrorReason::Internal,
             Self::ExternalKey => ErrorReason::KeyAlreadyExists,
+            Self::Application => ErrorReason::ApplicationAlreadyExists,
             Self::Reseller => ErrorReason::ResellerAlreadyExists,
             Self::Backend => ErrorReason::BackendAlreadyExists,
             Self::Product => ErrorReason::ProductAlreadyExists,
@@ -430,6 +445,7 @@ impl Error {
             Self::Contended(_)
                 | Self::DeadlineExceeded
                 | Self::DatabaseAway(_)
+                | Self::RevisionAhead(_)
                 | Self::Overloaded(_)
         )
     }
@@ -451,7 +467,9 @@ impl Error {
             Self::MessageTooLarge(_) | Self::LimitReached { .. } => Code::ResourceExhausted,
             Self::DeadlineExceeded => Code::DeadlineExceeded,
             Self::Cancelled => Code::Cancelled,
-            Self::DatabaseAway(_) | Self::Overloaded(_) => Code::Unavailable,
+            Self::DatabaseAway(_) | Self::RevisionAhead(_) | Self::Overloaded(_) => {
+                Code::Unavailable
+            }
             Self::Internal(_) => Code::Internal,
         }
     }
@@ -480,6 +498,7 @@ impl Error {
             Self::DeadlineExceeded => ErrorReason::DeadlineExceeded,
             Self::Cancelled => ErrorReason::Cancelled,
             Self::DatabaseAway(_) => ErrorReason::DatabaseUnavailable,
+            Self::RevisionAhead(_) => ErrorReason::RevisionAhead,
             Self::Overloaded(_) => ErrorReason::Overloaded,
             Self::Internal(_) => ErrorReason::Internal,
         }
@@ -508,10 +527,13 @@ impl Error {
                 ("id", id.clone()),
             ],
             Self::CursorExpired(_) => vec![("field", "start_cursor".to_owned())],
+            Self::RevisionAhead(field) => vec![("field", field.clone())],
             Self::TenantMoved(id) => {
                 vec![("kind", Kind::Tenant.noun().to_owned()), ("id", id.clone())]
             }
-            Self::IdempotencyConflict { request_id, .. } => vec![("request_id", request_id.clone())],
+            Self::IdempotencyConflict { request_id, .. } => {
+                vec![("request_id", request_id.clone())]
+            }
             Self::Unauthenticated
             | Self::Mismatch(_)
             | Self::Contended(_)

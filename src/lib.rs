@@ -7,6 +7,7 @@
 
 pub mod allowlist;
 pub mod app_data;
+pub mod authorizations;
 pub mod cli;
 pub mod clock;
 pub mod config;

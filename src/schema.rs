@@ -7,6 +7,43 @@ pub mod sql_types {
 }
 
 diesel::table! {
+    /// The ids of all applications that there ever were: who trusts one must not meet another under its id.
+    application_ids (application_id) {
+        application_id -> Text,
+        /// Whose it was. No foreign key: it outlives the account.
+        account_id -> Text,
+    }
+}
+
+diesel::table! {
+    application_clients (application_id, environment) {
+        application_id -> Text,
+        environment -> Text,
+        client_id -> Text,
+        secret_digest -> Bytea,
+        master_key_version -> Int2,
+        old_secret_digest -> Nullable<Bytea>,
+        old_master_key_version -> Nullable<Int2>,
+        old_end_time -> Nullable<Timestamptz>,
+    }
+}
+
+diesel::table! {
+    applications (application_id) {
+        application_id -> Text,
+        account_id -> Text,
+        name -> Text,
+        description -> Text,
+        homepage_url -> Text,
+        run_as -> Text,
+        scopes -> Array<Nullable<Text>>,
+        create_time -> Timestamptz,
+        update_time -> Timestamptz,
+        version -> Int8,
+    }
+}
+
+diesel::table! {
     /// From where the API keys of an account itself work (4-13); no row: from anywhere.
     account_ip_allowlists (account_id) {
         account_id -> Text,
@@ -801,6 +838,9 @@ diesel::allow_tables_to_appear_in_same_query!(
     account_ip_allowlists,
     accounts,
     api_keys,
+    application_clients,
+    application_ids,
+    applications,
     backends,
     domains,
     environments,

@@ -22,6 +22,7 @@ use tonic_web::GrpcWebLayer;
 use tower::{Layer as _, Service, ServiceExt as _, service_fn};
 
 use crate::{
+    authorizations::service::Authorizations,
     clock::Clock,
     config::Settings,
     db::Database,
@@ -32,6 +33,7 @@ use crate::{
     longrunning::operations_server::OperationsServer,
     operations::{Signals, service::Operations},
     pb::{
+        authorization_service_server::AuthorizationServiceServer,
         directory_service_server::DirectoryServiceServer, event_service_server::EventServiceServer,
         key_service_server::KeyServiceServer, tenant_service_server::TenantServiceServer,
     },
@@ -165,6 +167,7 @@ pub async fn stack(
         .add_service(reflection().build_v1alpha().map_err(Error::internal)?)
         .add_service(TenantServiceServer::new(Tenants(shared.clone())))
         .add_service(DirectoryServiceServer::new(Directory(shared.clone())))
+        .add_service(AuthorizationServiceServer::new(Authorizations(shared.clone())))
         .add_service(EventServiceServer::new(Events(shared.clone())))
         .add_service(OperationsServer::new(Operations(shared)))
         .prepare()
@@ -247,6 +250,7 @@ pub const SERVICES: &[&str] = &[
     "",
     <TenantServiceServer<Tenants> as NamedService>::NAME,
     <DirectoryServiceServer<Directory> as NamedService>::NAME,
+    <AuthorizationServiceServer<Authorizations> as NamedService>::NAME,
     <KeyServiceServer<service::Keys> as NamedService>::NAME,
     <EventServiceServer<Events> as NamedService>::NAME,
     <OperationsServer<Operations> as NamedService>::NAME,

@@ -196,6 +196,8 @@ pub fn is_storable(time: &DateTime<Utc>) -> bool {
 pub fn time(timestamp: &prost_types::Timestamp) -> Result<DateTime<Utc>, String> {
     u32::try_from(timestamp.nanos)
         .ok()
+        // More would be a leap second here, and none to others.
+        .filter(|nanos| *nanos < 1_000_000_000)
         .and_then(|nanos| DateTime::from_timestamp(timestamp.seconds, nanos))
         .filter(is_storable)
         .and_then(|time| DateTime::from_timestamp_micros(time.timestamp_micros()))
@@ -377,6 +379,8 @@ mod tests {
 
         assert_eq!(time(&timestamp(then)).unwrap(), then);
         assert!(time(&prost_types::Timestamp { seconds: i64::MAX, nanos: 0 }).is_err());
-        assert!(time(&prost_types::Timestamp { seconds: 1, nanos: -1 }).is_err());
+        for nanos in [-1, 1_000_000_000, 1_500_000_000] {
+            assert!(time(&prost_types::Timestamp { seconds: 59, nanos }).is_err(), "{nanos}");
+        }
     }
 }

@@ -171,6 +171,10 @@ pub async fn replace(
         Owner::Account(account) => account,
     };
     check_etag(sent_etag, before.version, Kind::IpAllowlist, id)?;
+    if let Owner::Tenant(tenant) = owner {
+        // It could shut out all keys of the tenant.
+        crate::tenants::life::check_protection_of_keys(change, tenant.uid).await?;
+    }
     check_lockout(call, owner, new, id)?;
 
     let NewList { enabled, rules, force: _ } = new;

@@ -391,6 +391,8 @@ impl Server {
                 "max_connections=400",
                 // Tests read from it what was asked of the database.
                 "shared_preload_libraries=pg_stat_statements",
+                // Of all of them: each has a database of its own.
+                "pg_stat_statements.max=100000",
             ],
         };
         for setting in settings {

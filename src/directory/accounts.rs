@@ -240,7 +240,7 @@ pub(super) async fn delete(
                 error,
                 Kind::Account,
                 account_id,
-                "tenants, keys, resellers, products or templates",
+                "tenants, keys, applications, resellers, products or templates",
             )
         },
     )?;

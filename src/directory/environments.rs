@@ -192,7 +192,14 @@ pub(super) async fn delete(
     let environment = hold(change, environment_id).await?;
     check_etag(sent_etag, environment.version, Kind::Environment, environment_id)?;
     diesel::delete(environments::table.find(environment_id)).execute(change.conn()).await.map_err(
-        |error| still_in_use(error, Kind::Environment, environment_id, "keys or configurations"),
+        |error| {
+            still_in_use(
+                error,
+                Kind::Environment,
+                environment_id,
+                "keys, configurations or applications",
+            )
+        },
     )?;
     tell(change, "environment.deleted", Some(&environment), None).await
 }

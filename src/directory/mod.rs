@@ -29,7 +29,7 @@ pub const DEFAULT_ACCOUNT: &str = "default";
 /// # Errors
 ///
 /// When it is no id, or another account than that of the call.
-fn account_of(call: &Call, field: &str, named: &str) -> Result<String> {
+pub(crate) fn account_of(call: &Call, field: &str, named: &str) -> Result<String> {
     call.check_account(field, named)?;
     let own = call.account.as_deref().unwrap_or(DEFAULT_ACCOUNT);
     call.account_id(field, if named.is_empty() { own } else { named }).map(str::to_owned)
@@ -53,10 +53,10 @@ macro_rules! owned_by_account {
         }
     };
 }
-use owned_by_account;
+pub(crate) use owned_by_account;
 
 /// Records what happened to a record of the directory.
-async fn tell<M: Message + Name>(
+pub(crate) async fn tell<M: Message + Name>(
     change: &mut Change<'_>,
     kind: &'static str,
     account_id: Option<&str>,

@@ -76,6 +76,8 @@ pub(super) struct ProductRecord {
 pub fn read_code(code: &str) -> Result<String, String> {
     if (4..=64).contains(&code.len()) && code.bytes().all(|b| b.is_ascii_alphanumeric()) {
         Ok(code.to_owned())
+    } else if code.is_empty() {
+        Err("is required".to_owned())
     } else {
         Err("is not 4 to 64 characters of A-Z, a-z and 0-9".to_owned())
     }

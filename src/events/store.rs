@@ -357,6 +357,37 @@ pub(super) fn events_in(
     QueryDsl::filter(events::table, within)
 }
 
+/// Whether something of some types has happened to some tenants behind a place.
+///
+/// # Errors
+///
+/// What the database reports.
+pub async fn has_happened(
+    conn: &mut AsyncPgConnection,
+    tenants: &[Uuid],
+    kinds: &[&str],
+    after: Place,
+) -> Result<bool> {
+    if tenants.is_empty() {
+        return Ok(false);
+    }
+    let time = DateTime::from_timestamp_micros(after.recorded).unwrap_or_default();
+    let behind = events::recorded_time
+        .gt(time)
+        .or(events::recorded_time.eq(time).and(events::event_id.gt(after.event_id)));
+    let found: Option<Uuid> = events::table
+        .filter(events::tenant_uid.is_not_null())
+        .filter(events::tenant_uid.assume_not_null().eq_any(tenants))
+        .filter(events::type_.eq_any(kinds))
+        .filter(events::position.ge(after.position))
+        .filter(events::position.gt(after.position).or(behind))
+        .select(events::event_id)
+        .first(conn)
+        .await
+        .optional()?;
+    Ok(found.is_some())
+}
+
 /// From when on events are kept; nothing where none was dropped yet.
 ///
 /// # Errors

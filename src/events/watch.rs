@@ -1,13 +1,15 @@
 //! Tells one caller what happens, from its cursor on.
 
-use std::{sync::Arc, time::Duration};
+use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use chrono::{DateTime, Utc};
+use futures_util::FutureExt as _;
 use tokio::{
     sync::{mpsc, watch},
     time::{Instant, sleep_until, timeout},
 };
 use tonic::Status;
+use uuid::Uuid;
 
 use super::{
     answer::{SharedEvent, WatchEventsResponse},
@@ -22,6 +24,7 @@ use crate::{
     pb::{self, ErrorReason},
     rpc::{Call, observe::dressed},
     server::Shared,
+    tenants,
     wire::Fields,
 };
 
@@ -128,22 +131,35 @@ pub(super) async fn start(
     let news = shared.feed.follow();
     let returns = shared.feed.returns();
     wait_for_feed(&shared).await?;
-    let cursor = begin(&shared, start).await?;
+    let keeps_verdicts = call.caller.may("KEYS:VERIFY");
+    let own = call.caller.tenant.as_ref().filter(|_| keeps_verdicts).map(|tenant| tenant.uid);
+    let (cursor, above) = begin(&shared, start, own).await?;
 
     let (out, answers) = mpsc::channel(WAITING + 1);
     // Kept for the last word, however full the channel is by then.
     let last_word = out.clone().try_reserve_owned().map_err(Error::internal)?;
     let looked = shared.clock.now();
     let correlation_id = call.correlation_id.clone();
-    let watcher =
-        Watcher { shared, call, seat, wanted, verdicts_only, cursor, out, news, returns, looked };
+    let watcher = Watcher {
+        shared,
+        call,
+        seat,
+        wanted,
+        verdicts_only,
+        above,
+        cursor,
+        out,
+        news,
+        returns,
+        looked,
+    };
     tokio::spawn(async move {
-        match watcher.run().await {
-            Ok(()) => {}
-            Err(error) => {
-                tracing::info!(error = %error, correlation.id = &*correlation_id, "a stream ended");
-                last_word.send(Err(dressed(&Status::from(error), &correlation_id)));
-            }
+        // A stream that breaks off must not look like one that has ended.
+        let ended = AssertUnwindSafe(watcher.run()).catch_unwind().await;
+        let ended = ended.unwrap_or_else(|_| Err(Error::internal("the stream panicked")));
+        if let Err(error) = ended {
+            tracing::info!(error = %error, correlation.id = &*correlation_id, "a stream ended");
+            last_word.send(Err(dressed(&Status::from(error), &correlation_id)));
         }
     });
     Ok(answers)
@@ -172,17 +188,36 @@ fn too_many(call: &Call) -> Error {
     }
 }
 
-/// Where a stream begins: at a cursor, if what came after it is there, or now.
-async fn begin(shared: &Shared, cursor: Option<Cursor>) -> Result<Cursor> {
+/// Where a stream begins: at a cursor, if what came after it is there, or now; and the tenants above its own,
+/// where what happens to those matters.
+async fn begin(
+    shared: &Shared,
+    cursor: Option<Cursor>,
+    own: Option<Uuid>,
+) -> Result<(Cursor, Vec<Uuid>)> {
     let deadline = Instant::now() + READ_TIMEOUT;
     let look = async |conn: &mut _| {
         let kept_from = store::kept_from(conn).await?;
-        Ok((kept_from, store::moment(conn).await?))
+        let moment = store::moment(conn).await?;
+        // Behind the moment: a move that is not seen here is heard of later.
+        let above = match own {
+            Some(own) => tenants::store::above(conn, own).await?,
+            None => Vec::new(),
+        };
+        let happened = match &cursor {
+            Some(cursor) => store::has_happened(conn, &above, STANDING, cursor.place).await?,
+            None => false,
+        };
+        Ok((kept_from, moment, above, happened))
     };
-    let (kept_from, moment) = shared.database.read(&Scope::System, deadline, look).await?;
+    let (kept_from, moment, above, happened) =
+        shared.database.read(&Scope::System, deadline, look).await?;
     let Some(cursor) = cursor else {
-        return Ok(moment.cursor(shared.clock.now()));
+        return Ok((moment.cursor(shared.clock.now()), above));
     };
+    if happened {
+        return Err(from_above());
+    }
     if kept_from.is_some_and(|from| cursor.time() < from + EXPIRY_MARGIN) {
         return Err(Error::CursorExpired("it is from before what is kept of the events"));
     }
@@ -191,7 +226,16 @@ async fn begin(shared: &Shared, cursor: Option<Cursor>) -> Result<Cursor> {
             "it is of another database, or of a later state of this one",
         ));
     }
-    Ok(cursor)
+    Ok((cursor, above))
+}
+
+/// What happens to a tenant that changes how the keys of those below it are verified.
+const STANDING: &[&str] = &["tenant.locked", "tenant.moved", "tenant.unlocked"];
+
+/// A tenant is told of nothing above it. What it keeps of verifications hangs on that all the same, and all of it:
+/// it is to begin anew.
+fn from_above() -> Error {
+    Error::CursorExpired("a tenant above that of the key was locked, unlocked or moved")
 }
 
 struct Watcher {
@@ -200,6 +244,8 @@ struct Watcher {
     seat: Seat,
     wanted: Wanted,
     verdicts_only: bool,
+    /// The tenants above that of the key, for whoever may keep verdicts.
+    above: Vec<Uuid>,
     /// Up to where everything was told.
     cursor: Cursor,
     out: mpsc::Sender<Result<WatchEventsResponse, Status>>,
@@ -252,6 +298,12 @@ impl Watcher {
         let mut events = Vec::new();
         let mut bytes = 0;
         for told in batch.events {
+            let of = told.concerned.tenant_uid;
+            if of.is_some_and(|uid| self.above.contains(&uid))
+                && STANDING.contains(&&*told.event.r#type)
+            {
+                return Err(from_above());
+            }
             if !self.is_wanted(&told.event, &told.concerned) {
                 continue;
             }
@@ -278,6 +330,13 @@ impl Watcher {
             store::settled(conn, scope, &self.wanted, places, oldest, limit).await
         };
         let rows = self.shared.database.read(scope, deadline, read).await?;
+        if !self.above.is_empty() {
+            let look =
+                async |conn: &mut _| store::has_happened(conn, &self.above, STANDING, after).await;
+            if self.shared.database.read(&Scope::System, deadline, look).await? {
+                return Err(from_above());
+            }
+        }
 
         let mut is_all = rows.len() < ANSWER_EVENTS;
         let mut cursor = told;

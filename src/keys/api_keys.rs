@@ -304,11 +304,16 @@ async fn hold(shared: &Shared, change: &mut Change<'_>, id: Uuid, etag: &str) ->
 }
 
 impl Held {
-    /// Refuses to change a key that is revoked, or that is of a protected tenant.
+    /// Refuses to change a key that is revoked, or that is of a tenant that is deleted or protected.
     async fn check(&self, change: &mut Change<'_>) -> Result<()> {
         if self.record.key.revoke_time.is_some() {
             let message = "the key is revoked for good: create another".to_owned();
             return Err(self.wrong_state(ErrorReason::InvalidStateTransition, message));
+        }
+        if let Some((uid, tenant_id)) = &self.tenant
+            && let Some(state) = tenants::store::hold_state(change.conn(), *uid).await?
+        {
+            tenants::store::refuse_deleted(tenant_id, state)?;
         }
         self.check_protection(change).await
     }
@@ -325,8 +330,8 @@ impl Held {
         if !self.is_last_admin {
             return Ok(());
         }
-        let message = "it is the last key with the role system-admin that is enabled and does not \
-                       end: create another first";
+        let message = "it is the last key with the role system-admin that is enabled, does not end and \
+                       is bound to no environment: create another first";
         Err(self.wrong_state(ErrorReason::LastAdminKey, message.to_owned()))
     }
 
@@ -504,7 +509,7 @@ fn id_of(id: &str) -> Result<Uuid, String> {
 }
 
 /// Reads how long the secret before a rotation stays good.
-pub(super) fn read_overlap(overlap: Option<&prost_types::Duration>) -> Result<TimeDelta, String> {
+pub(crate) fn read_overlap(overlap: Option<&prost_types::Duration>) -> Result<TimeDelta, String> {
     let Some(overlap) = overlap else {
         return Ok(OVERLAP_DEFAULT);
     };

@@ -33,7 +33,8 @@ use crate::{
 /// Under which name a configuration has what all services receive (1-27).
 const COMMON: &str = "commonFields";
 
-/// In which section, and where in it, there is what may be inherited from elsewhere (1-26).
+/// In which section, and where in it, there is what may be inherited from elsewhere (1-26). The first is in the
+/// section of a service, too.
 const THROTTLING: [(&str, &str); 2] = [("SOAJS", "THROTTLING"), ("gateway", "throttling")];
 
 const SERVICE_NAME_MAX: usize = 80;
@@ -101,7 +102,10 @@ pub(super) fn read_configs(config: &prost_types::Struct) -> Result<Vec<(String, 
         let Value::Object(sections) = config else {
             return Err(format!("has for {name:?} no object, such as {{\"billing\": {{…}}}}"));
         };
-        read.push((environment, read_sections(sections)?));
+        let sections = read_sections(sections).map_err(|why| {
+            format!("{why}, for {name:?}, which is the environment: what is said to services stands by that")
+        })?;
+        read.push((environment, sections));
     }
     Ok(read)
 }
@@ -112,18 +116,30 @@ fn read_sections(mut sections: Map<String, Value>) -> Result<Value, String> {
     if let Some((name, _)) = sections.iter().find(|(_, section)| !section.is_object()) {
         return Err(format!("has for {name:?} no object, such as {{\"url\": …}}"));
     }
-    for (name, part) in THROTTLING {
-        let Some(Value::Object(section)) = sections.get_mut(name) else {
-            continue;
-        };
-        if section.get_mut(part).is_some_and(|entries| !settle(entries)) {
-            section.remove(part);
-        }
-        if section.is_empty() {
-            sections.remove(name);
-        }
+    if sections.contains_key("") {
+        return Err("has a section without a name".to_owned());
+    }
+    for place in THROTTLING {
+        settle_at(&mut sections, place);
+    }
+    // For one service.
+    for section in sections.values_mut().filter_map(Value::as_object_mut) {
+        settle_at(section, THROTTLING[0]);
     }
     Ok(Value::Object(sections))
+}
+
+/// Settles what may be inherited at a place, and drops what nothing is left of.
+fn settle_at(sections: &mut Map<String, Value>, (name, part): (&str, &str)) {
+    let Some(Value::Object(section)) = sections.get_mut(name) else {
+        return;
+    };
+    if section.get_mut(part).is_some_and(|entries| !settle(entries)) {
+        section.remove(part);
+    }
+    if section.is_empty() {
+        sections.remove(name);
+    }
 }
 
 /// Settles what is `"null"` or `"--inherit--"`; false where nothing is left.
@@ -357,6 +373,7 @@ pub async fn delete(
         .mutator
         .mutate(call, request, async |change: &mut Change<'_>| {
             change.call.check_environment(None)?;
+            store::hold(change.conn(), tenant).await?;
             check_protection_of_keys(change, tenant.uid).await?;
             let app_key = find(change.conn(), tenant, &id).await?;
             installations::hold_alone(change, tenant, &app_key.installation_id)

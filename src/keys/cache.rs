@@ -410,7 +410,7 @@ impl KeyCache {
         if let (Some(wanted), Some(read)) = (at_least, answer.revision.as_deref())
             && !read.parse::<Snapshot>().map_err(Error::internal)?.covers(wanted)
         {
-            return Err(Error::DatabaseAway("the database is not at min_revision yet".into()));
+            return Err(Error::RevisionAhead("min_revision".to_owned()));
         }
         Ok(answer)
     }

@@ -10,6 +10,7 @@
 
 use std::{
     collections::{BTreeSet, HashMap},
+    panic::AssertUnwindSafe,
     sync::Arc,
     time::Duration,
 };
@@ -20,6 +21,7 @@ use diesel::{
     result::{DatabaseErrorKind, Error as DieselError},
 };
 use diesel_async::RunQueryDsl;
+use futures_util::FutureExt as _;
 use tokio::{
     sync::mpsc,
     time::{Instant, sleep_until},
@@ -41,12 +43,7 @@ use crate::{
     error::{Error, Kind, Result, source_of},
     events::outbox::Event,
     pb,
-    rpc::{
-        Call, TenantOfCall,
-        mutate::Change,
-        observe::dressed,
-        permit::json_of,
-    },
+    rpc::{Call, TenantOfCall, mutate::Change, observe::dressed, permit::json_of},
     schema::{external_keys, imported_keys, key_credits, tenant_app_keys, tenant_installations},
     server::Shared,
     tenants,
@@ -73,7 +70,10 @@ pub fn start(
     let last_word = out.clone();
     let import = Import { shared, call, requests, out, told: pb::ImportKeysResponse::default() };
     tokio::spawn(async move {
-        if let Err(error) = import.run().await {
+        // A stream that breaks off must not look like one that has ended.
+        let ended = AssertUnwindSafe(import.run()).catch_unwind().await;
+        let ended = ended.unwrap_or_else(|_| Err(Error::internal("the import panicked")));
+        if let Err(error) = ended {
             tracing::info!(error = %error, correlation.id = &*correlation_id, "a stream ended");
             // Whoever has gone hears nothing, and needs not.
             let _ = last_word.send(Err(dressed(&Status::from(error), &correlation_id))).await;

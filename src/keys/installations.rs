@@ -139,7 +139,11 @@ fn read_ttl(hours: i32) -> Result<i16, String> {
     let known = i16::try_from(hours).ok().filter(|hours| TTL_HOURS.contains(hours));
     known.ok_or_else(|| {
         let all = TTL_HOURS.map(|hours| hours.to_string()).join(", ");
-        format!("is required: one of {all}")
+        if hours == 0 {
+            format!("is required: one of {all}")
+        } else {
+            format!("is {hours}, not one of {all}")
+        }
     })
 }
 
@@ -399,13 +403,13 @@ impl Patch {
 }
 
 /// What an update says of a field that never changes; nothing where its mask names other fields.
-pub(super) fn said<'a>(mask: Option<&prost_types::FieldMask>, sent: &'a str) -> &'a str {
+pub(crate) fn said<'a>(mask: Option<&prost_types::FieldMask>, sent: &'a str) -> &'a str {
     let paths = mask.map(|mask| &mask.paths[..]).unwrap_or_default();
     if paths.is_empty() || paths.iter().any(|path| path == "*") { sent } else { "" }
 }
 
 /// Refuses another value of a field that never changes.
-pub(super) fn check_fixed(field: &str, said: &str, stored: &str) -> Result<()> {
+pub(crate) fn check_fixed(field: &str, said: &str, stored: &str) -> Result<()> {
     if said.is_empty() || said == stored {
         return Ok(());
     }
@@ -418,6 +422,7 @@ async fn update_one(
     tenant: &TenantOfCall,
     patch: &Patch,
 ) -> Result<Installation> {
+    change.call.check_environment(None)?;
     store::hold(change.conn(), tenant).await?;
     check_protection_of_keys(change, tenant.uid).await?;
     let before = hold_alone(change, tenant, &patch.installation_id).await?;
@@ -476,6 +481,7 @@ async fn delete_one(
     sent_etag: &str,
 ) -> Result<pb::DeleteInstallationResponse> {
     change.call.check_environment(None)?;
+    store::hold(change.conn(), tenant).await?;
     check_protection_of_keys(change, tenant.uid).await?;
     let installation = hold_alone(change, tenant, id).await?;
     check_etag(sent_etag, installation.version, Kind::Installation, id)?;

@@ -84,6 +84,9 @@ pub async fn issue(
         expire_time: new.expire_time,
     };
     check_grants(change.call, "KEYS:ADD", &grants)?;
+    if let Some(tenant) = owner.tenant() {
+        tenants::store::hold(change.conn(), tenant).await?;
+    }
     grant(change, master, owner, new).await
 }
 
@@ -224,7 +227,8 @@ pub(super) fn check_grants(call: &Call, permission: &str, grants: &Grants<'_>) -
         if !role.scopes.contains(&scope) {
             let scopes = role.scopes.iter().map(|scope| scope.as_str()).collect::<Vec<_>>();
             let text = format!(
-                "has {:?}, which a key with the scope {} cannot hold; it is for {}",
+                "has {:?}, which a key with the scope {} cannot hold; it is for {}: name an account or a \
+                 tenant whose key it is to be, in the metadata or in api_key",
                 role.id,
                 scope.as_str(),
                 scopes.join(", ")

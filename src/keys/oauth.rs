@@ -249,6 +249,8 @@ async fn find(conn: &mut AsyncPgConnection, tenant_uid: Uuid) -> Result<Option<O
 /// Finds the client of a tenant as the caller has read it, and keeps others from changing it until the
 /// transaction ends.
 async fn hold(change: &mut Change<'_>, tenant: &TenantOfCall, etag: &str) -> Result<OAuthClient> {
+    // It is one for all environments.
+    change.call.check_environment(None)?;
     tenants::store::hold(change.conn(), tenant).await?;
     let client = tenant_oauth_clients::table
         .find(tenant.uid)
@@ -548,6 +550,10 @@ pub async fn update(
         .mutator
         .mutate(call, request, async |change: &mut Change<'_>| {
             let before = hold(change, tenant, etag).await?;
+            if patch.named.contains(&"secret") {
+                // Which has no end.
+                change.call.check_end(None)?;
+            }
             let mut after = before.clone();
             let generated = patch.apply(&shared.master, &tenant.tenant_id, &mut after)?;
             let client = if after == before {
@@ -586,6 +592,8 @@ pub async fn rotate(
         .mutator
         .mutate(call, request, async |change: &mut Change<'_>| {
             let before = hold(change, tenant, &request.etag).await?;
+            // The secret has no end.
+            change.call.check_end(None)?;
             let secret = generate();
             let (secret_digest, master_key_version) = digest(&shared.master, &secret);
             let after = OAuthClient { secret_digest, master_key_version, ..before.clone() };

@@ -8,7 +8,7 @@
 //! Whether a pattern of devices matches may be unknown, where the device leaves out a part that the
 //! pattern asks for. Each list takes that as its refusal.
 
-use std::net::IpAddr;
+use std::{fmt, net::IpAddr};
 
 use serde_json::Value;
 use woothee::{parser::Parser, woothee::VALUE_UNKNOWN};
@@ -233,6 +233,23 @@ struct Told {
     /// In lower case.
     family: Option<Box<str>>,
     version: [Option<u32>; 3],
+}
+
+impl fmt::Display for Told {
+    /// As rules name it: a family, and the numbers of its version.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.family.as_deref().unwrap_or("nothing that is named"))?;
+        for (place, number) in self.version.iter().map_while(|number| *number).enumerate() {
+            write!(f, "{}{number}", if place == 0 { " " } else { "." })?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} on {}", self.client, self.system)
+    }
 }
 
 impl Told {

@@ -198,8 +198,9 @@ pub async fn hold_system_admins(
         .for_update()
         .load(conn)
         .await?;
-    // One that will end does not keep the system from being left without.
-    let is_good = |key: &&ApiKey| key.is_good(now) && key.expire_time.is_none();
+    // One that will end, or has a say in one environment alone, does not keep the system from being left without.
+    let is_good =
+        |key: &&ApiKey| key.is_good(now) && key.expire_time.is_none() && key.environment.is_none();
     Ok(keys.iter().filter(is_good).map(ApiKey::key_ref).collect())
 }
 

@@ -236,7 +236,7 @@ impl Check {
                 rules(&is("not in a network of geo.deny", "geo.deny stands against it"), from())
             }
             (Self::GeoAllow, KeyKind::External(of)) if !of.geo.is_empty() => {
-                rules(&is("nothing of geo.allow is missing", "in no network of geo.allow"), from())
+                rules(&is("geo.allow lets it pass", "in no network of geo.allow"), from())
             }
             (Self::GeoDeny | Self::GeoAllow, _) => "the key may be used from anywhere".to_owned(),
             (Self::DeviceDeny | Self::DeviceAllow, KeyKind::External(of))
@@ -244,7 +244,7 @@ impl Check {
             {
                 let device = match question.device {
                     None => "no device is given".to_owned(),
-                    Some(_) => "asked for the one that is given".to_owned(),
+                    Some(device) => format!("asked for {device}"),
                 };
                 let list = if self == Self::DeviceDeny { "device.deny" } else { "device.allow" };
                 rules(&format!("{list} {}", is("lets it pass", "stands against it")), device)

@@ -86,12 +86,23 @@ pub async fn batch(
         call.check_environment(Some(&one.environment))?;
     }
 
-    let first = asked.iter().map(|one| settle(shared, call, one, None));
+    let first = asked.iter().enumerate().map(async |(place, one)| {
+        settle(shared, call, one, None).await.map_err(|error| match error {
+            Error::RevisionAhead(field) => {
+                Error::RevisionAhead(format!("requests[{place}].{field}"))
+            }
+            other => other,
+        })
+    });
     let mut settled = try_join_all(first).await?;
     if settled.iter().any(|one| one.spent.is_some()) {
         // Uses were waited for, and of what was read for this call alone nobody hears whether it still holds.
         let second = asked.iter().zip(settled).map(async |(one, settled)| {
-            if settled.is_followed() { Ok(settled) } else { settle(shared, call, one, settled.spent).await }
+            if settled.is_followed() {
+                Ok(settled)
+            } else {
+                settle(shared, call, one, settled.spent).await
+            }
         });
         settled = try_join_all(second).await?;
     }
@@ -257,7 +268,7 @@ fn known_of(
 ) -> Option<Arc<Known>> {
     let now = shared.clock.now();
     let known = answer.known.as_ref()?;
-    let is_within = known.has_secret(&shared.master, sha256, now) && covers(&call.scope, known);
+    let is_within = known.has_secret(&shared.master, sha256, now) && covers(call, known);
     is_within.then(|| known.clone())
 }
 
@@ -468,6 +479,7 @@ fn told(
         KeyKind::External(external) => {
             let app = &external.app;
             response.credential_kind = pb::CredentialKind::ExternalKey.into();
+            response.app_key_id.clone_from(&app.app_key_id);
             response.installation_id.clone_from(&app.installation_id);
             response.product_code.clone_from(&app.product_code);
             response.package_code.clone_from(&app.package_code);
@@ -490,10 +502,15 @@ fn duration(duration: Duration) -> prost_types::Duration {
     }
 }
 
-/// Whether a verifier's scope covers a key: one that it does not cover does not exist for it.
-fn covers(scope: &Scope, known: &Known) -> bool {
+/// Whether a call covers a key: one that it does not cover does not exist for it. What the metadata names
+/// narrows what the scope of the verifier has.
+fn covers(call: &Call, known: &Known) -> bool {
     let tenant = known.owner.tenant.as_ref();
-    match scope {
+    let named = call.tenant.as_ref().filter(|named| named.named);
+    if named.is_some_and(|named| tenant.is_none_or(|tenant| tenant.uid != named.uid)) {
+        return false;
+    }
+    match &call.scope {
         Scope::System => true,
         Scope::Account(account) => known.owner.account_id.as_ref() == Some(account),
         Scope::Tenant(uid) => tenant.is_some_and(|tenant| tenant.uid == *uid),

@@ -99,9 +99,10 @@ pub(super) fn check_bindings(
     fields: &mut Fields,
 ) {
     let is_reseller = roles.contains(&RESELLER);
-    if is_reseller && (roles.len() > 1 || !has_reseller) {
-        fields
-            .refuse("api_key.reseller_id", "is required for the role reseller, which stands alone");
+    if is_reseller && roles.len() > 1 {
+        fields.refuse("api_key.roles", "has reseller beside others: that role stands alone");
+    } else if is_reseller && !has_reseller {
+        fields.refuse("api_key.reseller_id", "is required for the role reseller");
     } else if !is_reseller && has_reseller {
         fields.refuse("api_key.reseller_id", "is for the role reseller only");
     }

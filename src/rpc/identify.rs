@@ -334,8 +334,9 @@ impl Identifier {
         if !known.has_secret(&self.master, &parsed.secret.sha256(), now) {
             return Err(Error::Unauthenticated);
         }
+        let caller = caller_of(&known)?;
         self.usage.note(&known, now);
-        Ok((caller_of(&known)?, SecretString::from(text), known))
+        Ok((caller, SecretString::from(text), known))
     }
 
     /// Puts the account and the tenant that the metadata names into the call, if they are within the

@@ -225,6 +225,13 @@ impl Call {
         }
     }
 
+    /// What the method asks for first.
+    fn permission(&self) -> String {
+        let method = permit::Method::find(&format!("/{}", self.method));
+        let permission = method.and_then(|method| method.right.permissions().next());
+        permission.unwrap_or_default().to_owned()
+    }
+
     /// Checks that the key of the call may have a say in an environment, or in all of them: one that is bound to
     /// an environment has none in others, which are worlds of their own (4-17).
     ///
@@ -234,7 +241,7 @@ impl Call {
     pub fn check_environment(&self, environment: Option<&str>) -> Result<()> {
         match &self.caller.environment {
             Some(bound) if environment != Some(bound) => Err(Error::Forbidden {
-                permission: "KEYS:EDIT".to_owned(),
+                permission: self.permission(),
                 message: format!(
                     "the calling key is bound to the environment \"{bound}\" and has no say in {}: use a key \
                      that is not bound to another",
@@ -254,7 +261,7 @@ impl Call {
     pub fn check_end(&self, expire_time: Option<DateTime<Utc>>) -> Result<()> {
         match self.caller.expire_time {
             Some(end) if expire_time.is_none_or(|asked| asked > end) => Err(Error::Forbidden {
-                permission: "KEYS:ADD".to_owned(),
+                permission: self.permission(),
                 message: format!(
                     "the calling key ends at {end}: set expire_time to that time or before, or use a key that \
                      lasts longer"

@@ -6,11 +6,13 @@
 use std::{
     error::Error as _,
     net::IpAddr,
+    panic::AssertUnwindSafe,
     sync::{Arc, OnceLock},
     time::Duration,
 };
 
 use axum::{extract::Request, response::Response};
+use futures_util::FutureExt as _;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use tokio::time::Instant;
 use tonic::{Code, Status};
@@ -106,10 +108,14 @@ where
                 client,
                 call: call.clone(),
             };
-            // The future is dropped at the deadline: its transaction rolls back, its connection closes.
-            tokio::time::timeout_at(deadline, go_on(request, seen).instrument(span.clone()))
-                .await
-                .unwrap_or_else(|_| refusal(Error::DeadlineExceeded))
+            let going_on = AssertUnwindSafe(go_on(request, seen)).catch_unwind();
+            // The future is dropped at the deadline: its transaction rolls back, its connection closes. So it
+            // is where it panics; what it shares with others is as between two statements then.
+            match tokio::time::timeout_at(deadline, going_on.instrument(span.clone())).await {
+                Ok(Ok(response)) => response,
+                Ok(Err(_)) => refusal(Error::internal("the call panicked")),
+                Err(_) => refusal(Error::DeadlineExceeded),
+            }
         }
     };
 

@@ -232,6 +232,17 @@ pub async fn hold_parent(conn: &mut AsyncPgConnection, uid: Uuid) -> Result<Opti
         .optional()?)
 }
 
+/// The tenants above one, the highest first; none where the scope does not see it.
+///
+/// # Errors
+///
+/// What the database reports.
+pub async fn above(conn: &mut AsyncPgConnection, uid: Uuid) -> Result<Vec<Uuid>> {
+    let path: Option<Vec<Option<Uuid>>> =
+        tenants::table.find(uid).select(tenants::ancestors).first(conn).await.optional()?;
+    Ok(path.into_iter().flatten().flatten().collect())
+}
+
 /// Reads the state of a tenant and keeps it so until the transaction ends.
 ///
 /// # Errors

@@ -42,6 +42,13 @@ fn good_request(method: &MethodDescriptor) -> DynamicMessage {
             r#"{"tenant_template": {"template_id": "gold"}}"#
         }
         "DeleteTenantTemplate" => r#"{"template_id": "gold"}"#,
+        "CreateApplication" => {
+            r#"{"application": {"application_id": "new", "name": "New", "environments": ["sod"]}}"#
+        }
+        "UpdateApplication" => r#"{"application": {"application_id": "new", "name": "New"}}"#,
+        "GetApplication" | "DeleteApplication" => r#"{"application_id": "new"}"#,
+        "RotateApplicationClientSecret" => r#"{"application_id": "new", "environment": "sod"}"#,
+        "VerifyApplicationClient" => r#"{"client_id": "x", "client_secret": "y"}"#,
         "UpdateIpAllowlist" => r#"{"enabled": false}"#,
         "TestIpAllowlist" => r#"{"ip": "192.0.2.1"}"#,
         "LockTenant" => r#"{"tenant_id": "foo", "mode": "LOCK_MODE_FULL", "reason": "unpaid"}"#,
@@ -180,6 +187,9 @@ const TAKEN_AS_IT_IS: &[&str] = &[
     "permissions",
     "revoked_by",
     "revoke_reason",
+    "client_ids",
+    "client_id",
+    "client_secret",
     "api_key_id",
     "usage_id",
     "tenant_id",

@@ -213,8 +213,19 @@ async fn the_roles_grant_what_the_table_in_the_docs_says() {
         roles.roles.iter().flat_map(|role| role.permissions.iter().map(String::as_str)).collect();
 
     let mut table =
-        "# Roles\n\nWhich permission each role grants; `ListRoles` answers the same.\n\n"
+        "# Roles\n\nWhat each role is for, and in which scopes a key can hold it. `ListRoles` answers the \
+         same.\n\n| role | what for | scopes | tenants below its own |\n|---|---|---|---|\n"
             .to_owned();
+    for role in &roles.roles {
+        let scopes = role
+            .scopes()
+            .map(|scope| scope.as_str_name().trim_start_matches("API_KEY_SCOPE_").to_owned());
+        let scopes = scopes.collect::<Vec<_>>().join(", ");
+        let below = if role.reaches_below { "reached" } else { "" };
+        let (id, what) = (&role.role_id, &role.description);
+        table += &format!("| {id} | {what} | {scopes} | {below} |\n");
+    }
+    table += "\n## What each role grants\n\n";
     table += "| permission |";
     for role in &roles.roles {
         table += &format!(" {} |", role.role_id);

@@ -334,8 +334,11 @@ async fn an_oauth_client_of_which_nothing_is_said_is_disabled_and_one_without_a_
     given["oauth_client"] = oauth_client();
     let given = create(&root, given).await.unwrap();
 
-    let secret = |made: &Value| made["oauth_client_secret"].as_str().unwrap_or_default().len();
-    assert_eq!((secret(&unsaid), secret(&empty), secret(&given)), (36, 36, 0));
+    let version = |made: &Value| {
+        let secret = made["oauth_client_secret"].as_str()?;
+        Some(secret.parse::<uuid::Uuid>().unwrap().get_version_num())
+    };
+    assert_eq!((version(&unsaid), version(&empty), version(&given)), (Some(4), Some(4), None));
     assert_ne!(unsaid["oauth_client_secret"], empty["oauth_client_secret"]);
     let default = "c.disabled and c.type = 2 and c.login_mode = 'URAC' and c.redirect_uri = '' \
                    and c.grants = array['password', 'refresh_token']";

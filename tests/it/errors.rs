@@ -168,6 +168,16 @@ async fn refusals(app: &App) -> Vec<(&'static str, Status)> {
     of_foo.call("UpdateIpAllowlist", json!({"enabled": false})).await.unwrap();
     let installation = json!({"installation_id": "nowhere"});
     add("APPLICATION_NOT_FOUND", own.call("GetInstallation", installation).await.unwrap_err());
+    let new =
+        json!({"application": {"application_id": "app", "name": "App", "environments": ["sod"]}});
+    root.call("CreateApplication", new.clone()).await.unwrap();
+    add("APPLICATION_ALREADY_EXISTS", root.call("CreateApplication", new).await.unwrap_err());
+    let elsewhere = json!({"application_id": "app", "environment": "production"});
+    let elsewhere = root.call("RotateApplicationClientSecret", elsewhere).await.unwrap_err();
+    add("ENVIRONMENT_NOT_PUBLISHED", elsewhere);
+    let ahead =
+        json!({"key": app.root, "environment": "sod", "min_revision": "99999999:99999999:"});
+    add("REVISION_AHEAD", root.call("VerifyKey", ahead).await.unwrap_err());
     let server = json!({"oauth_client": {"type": 0}});
     add("OAUTH_TYPE_CONFLICT", own.call("UpdateOAuthClient", server).await.unwrap_err());
     for (kind, record) in [
@@ -286,6 +296,7 @@ async fn every_reason_is_produced_with_its_code_and_all_that_errors_carry() {
     let app = App::start_working().await;
     let code_of = |reason: &str| match reason {
         "CREDENTIAL_INVALID" => "Unauthenticated",
+        "REVISION_AHEAD" => "Unavailable",
         "PERMISSION_MISSING"
         | "UNAUTHORIZED_PARAMETER_FOR_USER_LEVEL"
         | "TENANT_MISMATCH"

@@ -647,6 +647,7 @@ async fn a_thousand_watchers_cost_the_database_no_more_than_one() {
     let app = App::start().await;
     let root = app.as_root();
     root.create(tenant("foo")).await.unwrap();
+    settle(&app).await;
     let mut watches = Vec::new();
     for _ in 0..5 {
         let caller = app.over_a_new_connection(&app.root);
@@ -885,4 +886,54 @@ async fn no_secret_is_in_any_event() {
         assert!(!streamed.contains(core), "a stream has a secret");
     }
     assert!(rows.contains("tenant.created") && streamed.contains("tenant.created"));
+}
+
+/// 1-23: what is locked, unlocked or moved above a tenant changes how its keys are verified, and whoever keeps that
+/// by its events is told so, though of what is above it nothing else.
+#[tokio::test]
+async fn who_keeps_verdicts_of_a_tenant_begins_anew_when_one_above_it_is_locked_or_moved() {
+    let app = App::start().await;
+    let root = app.as_root();
+    let provider = pb::OrganizationKind::ServiceProvider.into();
+    for id in ["high", "other"] {
+        root.create(pb::Tenant { organization_kind: provider, ..tenant(id) }).await.unwrap();
+    }
+    let below = |parent: &str, id: &str| pb::Tenant {
+        parent_tenant_id: Some(parent.into()),
+        organization_kind: provider,
+        ..tenant(id)
+    };
+    root.create(below("high", "middle")).await.unwrap();
+    root.create(below("middle", "low")).await.unwrap();
+    let on_low = root.with("x-tenant-id", "low");
+    let verifier = app.as_key(&on_low.create_key(&["key-verifier"]).await);
+    let admin = app.as_key(&on_low.create_key(&["tenant-admin"]).await);
+    let lock = json!({"tenant_id": "high", "mode": "LOCK_MODE_READ_ONLY", "reason": "unpaid"});
+    let moves = json!({"tenant_id": "middle", "parent_tenant_id": "other"});
+    let settings = root.with("x-tenant-id", "high");
+
+    for (method, request) in [
+        ("LockTenant", lock),
+        ("UnlockTenant", json!({"tenant_id": "high"})),
+        ("MoveTenant", moves),
+    ] {
+        let mut watches = Vec::new();
+        for caller in [&verifier, &admin] {
+            watches.push((caller, Watch::from_now(&app, caller).await));
+        }
+        // What is done above besides is nobody's business below.
+        settings.call("UpdateIpAllowlist", json!({"enabled": false})).await.unwrap();
+        root.call(method, request).await.unwrap();
+        for (caller, mut watch) in watches {
+            let cursor = watch.cursor.clone();
+            let ended = watch.end().await;
+            assert_eq!(told(&ended), "OutOfRange CURSOR_EXPIRED", "{method}");
+            let resumed = Watch::from(caller, &cursor).await.err().unwrap();
+            assert_eq!(told(&resumed), "OutOfRange CURSOR_EXPIRED", "{method}, by the cursor too");
+        }
+    }
+    let mut settled = Watch::from_now(&app, &verifier).await;
+    on_low.create_key(&["tenant-admin"]).await;
+    on_low.call("UpdateIpAllowlist", json!({"enabled": false})).await.unwrap();
+    assert_eq!(settled.take(1).await.unwrap()[0].r#type, "ip_allowlist.updated", "it goes on");
 }

@@ -3,6 +3,7 @@
 use chrono::TimeDelta;
 use futures_util::future::join_all;
 use serde_json::{Value, json};
+use tenantry::pb;
 use tonic::Status;
 
 use crate::app::{App, Caller, count, fields, product, rows, tenant, told};
@@ -18,7 +19,7 @@ async fn start() -> (App, (Caller, String), (Caller, String)) {
 
 async fn with_app_key(app: &App, id: &str, code: &str) -> (Caller, String) {
     let root = app.as_root();
-    let tenant = tenantry::pb::Tenant { code: Some(code.into()), ..tenant(id) };
+    let tenant = pb::Tenant { code: Some(code.into()), ..tenant(id) };
     root.create(tenant).await.unwrap();
     let caller = root.with("x-tenant-id", id);
     let app_key = app_key(&caller).await;
@@ -602,4 +603,33 @@ async fn secrets_of_external_keys_are_told_once_and_stored_nowhere() {
     let told = "select count(*) as number from events where type like 'external_key.%' \
                 and resource_id = ";
     assert_eq!(count(&app, &format!("{told}'{}'", text(id))).await, 2);
+}
+
+/// 1-30: the last day that there is has an end too, and what has none is refused, not broken off.
+#[tokio::test]
+async fn a_key_may_end_with_the_last_day_of_the_calendar() {
+    let (_app, (on_foo, app_key), _) = start().await;
+    let new = |date: &str| {
+        json!({"external_key":
+        {"app_key_id": app_key, "label": date, "environment": "production", "exp_date": date}})
+    };
+
+    let made = on_foo.call("CreateExternalKey", new("9999-12-31")).await.unwrap();
+    let beyond = on_foo.call("CreateExternalKey", new("+10000-01-01")).await.unwrap_err();
+    let odd = pb::ExternalKey {
+        app_key_id: app_key.clone(),
+        label: "odd".into(),
+        environment: "production".into(),
+        expire_time: Some(prost_types::Timestamp {
+            seconds: 253_402_300_799,
+            nanos: 1_000_000_000,
+        }),
+        ..Default::default()
+    };
+    let odd = pb::CreateExternalKeyRequest { external_key: Some(odd), ..Default::default() };
+    let odd = on_foo.keys().create_external_key(odd).await.unwrap_err();
+
+    assert_eq!(made["external_key"]["expire_time"], "9999-12-31T23:59:59.999999Z");
+    assert_eq!(fields(&beyond), ["external_key.exp_date"]);
+    assert_eq!(fields(&odd), ["external_key.expire_time"]);
 }

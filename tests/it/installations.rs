@@ -303,12 +303,16 @@ async fn what_is_to_be_inherited_is_dropped_from_a_configuration_and_the_rest_is
     let said = json!({
         "SOAJS": {"THROTTLING": {"publicAPIStrategy": "null", "privateAPIStrategy": "--inherit--"}},
         "gateway": {"throttling": {"billing": "--inherit--"}, "networkPackages": packages},
-        "billing": {"url": "null", "urls": [{"version": "1", "url": "x"}]},
+        "billing": {"url": "null", "urls": [{"version": "1", "url": "x"}],
+            "SOAJS": {"THROTTLING": {"publicAPIStrategy": "null", "privateAPIStrategy": "--inherit--"}}},
+        "mail": {"SOAJS": {"THROTTLING": {"publicAPIStrategy": "--inherit--"}}},
     });
     let settled = json!({
         "SOAJS": {"THROTTLING": {"publicAPIStrategy": null}},
         "gateway": {"networkPackages": packages},
-        "billing": {"url": "null", "urls": [{"version": "1", "url": "x"}]},
+        "billing": {"url": "null", "urls": [{"version": "1", "url": "x"}],
+            "SOAJS": {"THROTTLING": {"publicAPIStrategy": null}}},
+        "mail": {},
     });
 
     set(&on_foo, &app_key, "stage", said.clone()).await;

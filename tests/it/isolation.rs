@@ -24,6 +24,7 @@ struct World {
     their_app_key: String,
     their_external_key: String,
     their_external_secret: String,
+    their_client: serde_json::Value,
 }
 
 async fn world() -> World {
@@ -122,6 +123,10 @@ async fn world() -> World {
     let theirs = root.with("x-tenant-id", "theirs-low").keys().create_api_key(request).await;
     let theirs = theirs.unwrap().into_inner();
     root.with("x-account-id", "theirs").call("CreateProduct", product()).await.unwrap();
+    let published = json!({"application": {"application_id": "theirs-app", "name": "theirs",
+        "environments": ["production"]}});
+    let on_account = root.with("x-account-id", "theirs");
+    let published = on_account.call("CreateApplication", published).await.unwrap();
     let on_theirs = root.with("x-tenant-id", "theirs-low");
     let installation = json!({"installation": {"product_code": "PHONE", "package_code": "BASIC",
         "ttl_hours": 24, "description": "theirs"}});
@@ -155,6 +160,8 @@ async fn world() -> World {
         their_app_key: text(&made["external_key"]["app_key_id"]),
         their_external_key: text(&made["external_key"]["external_key_id"]),
         their_external_secret: text(&made["secret"]),
+        their_client: json!({"client_id": published["clients"][0]["client_id"],
+            "client_secret": published["clients"][0]["client_secret"]}),
     }
 }
 
@@ -283,6 +290,7 @@ fn attacks(world: &World, method: &MethodDescriptor) -> Vec<String> {
         | "ListResellers"
         | "ListBackends"
         | "ListProducts"
+        | "ListApplications"
         | "ListTenantTemplates" => {
             vec!["{}".into(), r#"{"filter": "NOT create_time < \"2000-01-01T00:00:00Z\""}"#.into()]
         }
@@ -311,6 +319,17 @@ fn attacks(world: &World, method: &MethodDescriptor) -> Vec<String> {
         "GetTenantTemplate" | "DeleteTenantTemplate" => {
             named(r#"{"template_id": "gold", "account_id": "theirs"}"#)
         }
+        "CreateApplication" => named(
+            r#"{"application": {"name": "x", "environments": ["sod"], "account_id": "theirs"}}"#,
+        ),
+        "UpdateApplication" => {
+            named(r#"{"application": {"application_id": "theirs-app", "name": "owned"}}"#)
+        }
+        "GetApplication" | "DeleteApplication" => named(r#"{"application_id": "theirs-app"}"#),
+        "RotateApplicationClientSecret" => {
+            named(r#"{"application_id": "theirs-app", "environment": "production"}"#)
+        }
+        "VerifyApplicationClient" => vec![world.their_client.to_string()],
         "GetDomain" | "DeleteDomain" => named(r#"{"domain_id": "theirs.example.com"}"#),
         "CreateDomain" => named(r#"{"domain": {"domain_id": "new.example.com"}}"#),
         "GetEnvironment" | "DeleteEnvironment" => named(r#"{"environment_id": "sod"}"#),
@@ -418,6 +437,8 @@ async fn everything(app: &App) -> Vec<String> {
         union all select n::text from tenant_entitlements n
         union all select o::text from operations o
         union all select p::text from tenant_end_user_app_data p
+        union all select a::text from applications a
+        union all select c::text from application_clients c
         order by 1";
     let rows: Vec<Row> =
         diesel_async::RunQueryDsl::load(diesel::sql_query(query), &mut app.superuser().await)

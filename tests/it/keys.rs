@@ -398,6 +398,10 @@ async fn no_key_makes_one_that_outlives_it_and_none_that_ends_counts_as_the_last
     let last = who_am_i(&root).await.api_key.unwrap().api_key_id;
     let refusal = revoke(&brief, &last, "lost").await.unwrap_err();
     assert_eq!(told(&refusal), "FailedPrecondition LAST_ADMIN_KEY");
+    let bound = json!({"api_key": {"roles": ["system-admin"], "environment": "stage"}});
+    root.call("CreateApiKey", bound).await.unwrap();
+    let refusal = revoke(&brief, &last, "lost").await.unwrap_err();
+    assert_eq!(told(&refusal), "FailedPrecondition LAST_ADMIN_KEY", "one environment is not all");
     root.call("CreateApiKey", admin(None)).await.unwrap();
     revoke(&brief, &last, "lost").await.unwrap();
 }

@@ -319,9 +319,14 @@ async fn the_keys_of_a_protected_tenant_are_its_own_and_its_protectors() {
     let refused = admin.call("CreateApiKey", key.clone()).await.unwrap_err();
     let revoke = json!({"api_key_id": made["api_key"]["api_key_id"], "reason": "sabotage"});
     let kept = admin.call("RevokeApiKey", revoke.clone()).await.unwrap_err();
+    // It would shut them all out.
+    let list = json!({"enabled": true, "rules": [{"name": "x", "cidr": "192.0.2.1/32"}]});
+    let shut = admin.with("x-tenant-id", "foo").call("UpdateIpAllowlist", list).await.unwrap_err();
 
     assert_eq!(told(&refused), "FailedPrecondition RECORD_PROTECTED");
     assert_eq!(told(&kept), "FailedPrecondition RECORD_PROTECTED");
+    assert_eq!(told(&shut), "FailedPrecondition RECORD_PROTECTED");
+    own.call("UpdateIpAllowlist", json!({"enabled": false})).await.unwrap();
     own.call("CreateApiKey", key).await.unwrap();
     own.call("RevokeApiKey", revoke).await.unwrap();
 }

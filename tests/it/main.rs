@@ -12,6 +12,7 @@
 mod allowlist;
 mod app;
 mod app_data;
+mod applications;
 mod bad_input;
 mod catalog;
 mod contract;

@@ -71,7 +71,9 @@ impl Shop {
 #[tokio::test]
 async fn an_external_key_verifies_with_all_that_it_hangs_on() {
     let shop = Shop::open().await;
-    let (id, key) = shop.key(json!({})).await;
+    let end = "2199-01-01T00:00:00Z";
+    let (id, key) = shop.key(json!({"expire_time": end})).await;
+    let uid = shop.app.as_root().get("shop").await.unwrap().uid;
 
     let told = shop.ask(&key, json!({"service_name": "billing"})).await;
 
@@ -79,6 +81,11 @@ async fn an_external_key_verifies_with_all_that_it_hangs_on() {
     assert_eq!(told["credential_kind"], "CREDENTIAL_KIND_EXTERNAL_KEY");
     assert_eq!(told["credential_id"], id);
     assert_eq!((&told["account_id"], &told["tenant_id"]), (&json!("default"), &json!("shop")));
+    assert_eq!((&told["tenant_uid"], &told["environment"]), (&json!(uid), &json!("production")));
+    assert_eq!((&told["app_key_id"], &told["expire_time"]), (&json!(shop.app_key_id), &json!(end)));
+    for of_api_keys in ["roles", "permissions", "scopes", "read_only"] {
+        assert!(told.get(of_api_keys).is_none(), "{of_api_keys}");
+    }
     assert_eq!(told["product_code"], "PHONE");
     assert_eq!(told["package_code"], "BASIC");
     assert!(told["installation_id"].is_string() && told["revision"].is_string(), "{told}");
@@ -90,6 +97,69 @@ async fn an_external_key_verifies_with_all_that_it_hangs_on() {
     let seconds = |ttl: &Value| ttl.as_str().unwrap().trim_end_matches('s').parse::<f64>().unwrap();
     assert!(seconds(&told["cache_ttl"]) <= 60.0, "{told}");
     assert!((seconds(&told["watched_cache_ttl"]) - 24.0 * 3600.0).abs() < 1.0, "{told}");
+}
+
+/// 4-15, 4-16: of an API key its owner, its roles and what those grant.
+#[tokio::test]
+async fn an_api_key_verifies_with_its_owner_and_its_rights() {
+    let shop = Shop::open().await;
+    let end = "2199-01-01T00:00:00Z";
+    let new = json!({"roles": ["tenant-management"], "environment": "stage", "expire_time": end});
+    let made = shop.admin.call("CreateApiKey", json!({ "api_key": new })).await.unwrap();
+    let uid = shop.app.as_root().get("shop").await.unwrap().uid;
+
+    let told = shop.ask(made["secret"].as_str().unwrap(), json!({"environment": "stage"})).await;
+
+    let known = json!({
+        "valid": true, "code": "VERIFY_CODE_VALID", "account_id": "default", "tenant_id": "shop",
+        "tenant_uid": uid, "environment": "stage", "credential_kind": "CREDENTIAL_KIND_API_KEY",
+        "credential_id": made["api_key"]["api_key_id"], "roles": ["tenant-management"],
+        "permissions": made["api_key"]["permissions"], "expire_time": end,
+        "cache_ttl": told["cache_ttl"], "revision": told["revision"],
+    });
+    assert_eq!(told, known);
+}
+
+/// What the metadata names narrows what a verifier finds, whatever its own reach.
+#[tokio::test]
+async fn a_key_of_another_tenant_than_the_metadata_names_is_not_there() {
+    let shop = Shop::open().await;
+    let root = shop.app.as_root();
+    root.create(tenant("other")).await.unwrap();
+    let (_, key) = shop.key(json!({})).await;
+    let verifier = root.with("x-account-id", "default").create_key(&["key-verifier"]).await;
+
+    for caller in [root, shop.app.as_key(&verifier)] {
+        for (named, code) in [("shop", "VERIFY_CODE_VALID"), ("other", "VERIFY_CODE_NOT_FOUND")] {
+            let caller = caller.with("x-tenant-id", named);
+            let asked = json!({"key": key, "environment": "production"});
+            let told = caller.call("VerifyKey", asked.clone()).await.unwrap();
+            let batch = caller.call("BatchVerifyKeys", json!({"requests": [asked]})).await.unwrap();
+            assert_eq!(
+                (&told["code"], &batch["responses"][0]["code"]),
+                (&json!(code), &json!(code))
+            );
+        }
+    }
+}
+
+/// A revision that the database has not come to is told as that, with the place of who asks for it.
+#[tokio::test]
+async fn a_revision_ahead_of_the_database_is_no_outage() {
+    let shop = Shop::open().await;
+    let (_, key) = shop.key(json!({})).await;
+    let asked =
+        |revision: &str| json!({"key": key, "environment": "production", "min_revision": revision});
+    let batch = json!({"requests": [asked(""), asked("99999999:99999999:")]});
+    let root = shop.app.as_root();
+
+    let one = root.call("VerifyKey", asked("99999999:99999999:")).await.unwrap_err();
+    let one_of_many = root.call("BatchVerifyKeys", batch).await.unwrap_err();
+
+    for (refusal, field) in [(one, "min_revision"), (one_of_many, "requests[1].min_revision")] {
+        assert_eq!(told(&refusal), "Unavailable REVISION_AHEAD");
+        assert!(refusal.message().starts_with(field), "{}", refusal.message());
+    }
 }
 
 /// 1-34, 1-35, 1-36, 1-37: each rule by itself, over the wire.
@@ -119,6 +189,21 @@ async fn each_rule_of_an_external_key_has_its_code() {
     let mut elsewhere = from("192.0.2.1", "120.1");
     elsewhere["environment"] = "stage".into();
     assert_eq!(shop.code(&key, elsewhere).await, "WRONG_ENVIRONMENT");
+    let (_, strict) = shop
+        .key(json!({"geo": {"deny": ["192.0.2.7"]},
+            "device": {"deny": [{"family": "Firefox"}], "allow": [{"os": {"family": "Windows"}}]}}))
+        .await;
+    let on = |family: &str, os: &str| json!({"client_ip": "10.0.0.1", "device": {"family": family, "os_family": os}});
+    assert_eq!(shop.code(&strict, on("Chrome", "windows")).await, "VALID", "from anywhere else");
+    assert_eq!(shop.code(&strict, on("firefox", "Windows")).await, "DEVICE_FORBIDDEN");
+    assert_eq!(shop.code(&strict, on("Chrome", "Linux")).await, "DEVICE_FORBIDDEN");
+    let why = shop.ask(&strict, {
+        let mut asked = on("Chrome", "Linux");
+        asked["explain"] = true.into();
+        asked
+    });
+    let why = why.await["checks"].to_string();
+    assert!(why.contains("asked for chrome on linux"), "{why}");
     let asks = |what: &str, value: Value| {
         let mut asked = from("192.0.2.1", "120.1");
         asked[what] = value;
@@ -159,8 +244,26 @@ async fn explain_lists_every_check_and_a_wrong_request_is_told_by_its_fields() {
 
     let checks = explained["checks"].as_array().unwrap();
     let names = checks.iter().map(|check| check["check"].as_str().unwrap()).collect::<Vec<_>>();
-    assert_eq!(names.len(), 17, "{names:?}");
-    assert_eq!((names[0], names[4], names[16]), ("found", "environment", "credits"));
+    let order = [
+        "found",
+        "revoked",
+        "enabled",
+        "expired",
+        "environment",
+        "tenant",
+        "lock",
+        "ip",
+        "geo_deny",
+        "geo_allow",
+        "device_deny",
+        "device_allow",
+        "authorization",
+        "permissions",
+        "scopes",
+        "rate",
+        "credits",
+    ];
+    assert_eq!(names, order);
     let failed = checks.iter().filter(|check| check.get("passed").is_none());
     let failed = failed.map(|check| check["check"].as_str().unwrap()).collect::<Vec<_>>();
     assert_eq!(failed, ["environment", "geo_deny"]);
@@ -181,7 +284,7 @@ async fn explain_lists_every_check_and_a_wrong_request_is_told_by_its_fields() {
     );
     let beyond = json!({"key": key, "environment": "sod", "min_revision": "999999999"});
     let beyond = shop.app.as_root().call("VerifyKey", beyond).await.unwrap_err();
-    assert_eq!(told(&beyond), "Unavailable DATABASE_UNAVAILABLE", "it is not that far");
+    assert_eq!(told(&beyond), "Unavailable REVISION_AHEAD");
 }
 
 #[tokio::test]
@@ -354,6 +457,8 @@ async fn a_key_that_is_bound_to_an_environment_has_no_say_in_others() {
     let bound = shop.app.as_key(bound["secret"].as_str().unwrap());
     let (id, _) = shop.key(json!({})).await;
     let (other, _) = shop.key(json!({"environment": "stage"})).await;
+    let installations = shop.admin.call("ListInstallations", json!({})).await.unwrap();
+    let installation = &installations["installations"][0]["installation_id"];
     let app_key = &shop.app_key_id;
     let new = |environment: &str| json!({"external_key": {"app_key_id": app_key, "label": "x", "environment": environment}});
     let config = |environment: &str| json!({"key_config": {"app_key_id": app_key, "environment": environment, "config": {}}});
@@ -373,6 +478,13 @@ async fn a_key_that_is_bound_to_an_environment_has_no_say_in_others() {
         ("GetKeyConfig", json!({"app_key_id": app_key, "environment": "production"})),
         ("UpdateKeyConfig", config("production")),
         ("DeleteAppKey", json!({"app_key_id": app_key})),
+        (
+            "UpdateInstallation",
+            json!({"installation": {"installation_id": installation, "ttl_hours": 6}}),
+        ),
+        ("DeleteInstallation", json!({"installation_id": installation})),
+        ("UpdateOAuthClient", json!({"oauth_client": {"disabled": true}})),
+        ("RotateOAuthClientSecret", json!({})),
         ("RevokeApiKey", json!({"api_key_id": any, "reason": "x"})),
     ] {
         let refusal = bound.call(method, request).await.unwrap_err();
@@ -421,6 +533,8 @@ async fn a_key_that_ends_neither_issues_nor_enables_what_lasts_longer() {
         ("UpdateExternalKey", change(json!({"enabled": true}))),
         ("UpdateExternalKey", change(json!({"expire_time": "2199-01-02T00:00:00Z"}))),
         ("RotateExternalKey", json!({"external_key_id": id})),
+        ("UpdateOAuthClient", json!({"oauth_client": {"secret": "new"}})),
+        ("RotateOAuthClientSecret", json!({})),
     ] {
         let refusal = ends.call(method, request.clone()).await.unwrap_err();
         assert_eq!(told(&refusal), "PermissionDenied PERMISSION_MISSING", "{method} {request}");
@@ -580,4 +694,58 @@ async fn a_key_that_is_gone_is_asked_for_once_in_a_while() {
 
     assert!(codes.iter().all(|code| code == "NOT_FOUND"));
     assert_eq!(asked, 1);
+}
+
+/// 1-24, 4-15: of a deleted tenant nothing is made, changed or taken away but the right of keys, so that it comes
+/// back as it was.
+#[tokio::test]
+async fn nothing_but_revocation_happens_to_the_keys_of_a_deleted_tenant() {
+    let shop = Shop::open().await;
+    let (admin, app_key) = (&shop.admin, &shop.app_key_id);
+    let (id, key) = shop.key(json!({})).await;
+    let made = json!({"api_key": {"roles": ["tenant-admin"]}});
+    let made = admin.call("CreateApiKey", made).await.unwrap();
+    let api_key = &made["api_key"]["api_key_id"];
+    let installations = admin.call("ListInstallations", json!({})).await.unwrap();
+    let installation = &installations["installations"][0]["installation_id"];
+    shop.app.as_root().call("DeleteTenant", json!({"tenant_id": "shop"})).await.unwrap();
+
+    for (method, request) in [
+        (
+            "CreateInstallation",
+            json!({"installation":
+            {"product_code": "PHONE", "package_code": "BASIC", "ttl_hours": 24}}),
+        ),
+        (
+            "UpdateInstallation",
+            json!({"installation": {"installation_id": installation, "ttl_hours": 6}}),
+        ),
+        ("DeleteInstallation", json!({"installation_id": installation})),
+        ("CreateAppKey", json!({"installation_id": installation})),
+        ("DeleteAppKey", json!({"app_key_id": app_key})),
+        (
+            "UpdateKeyConfig",
+            json!({"key_config":
+            {"app_key_id": app_key, "environment": "sod", "config": {}}}),
+        ),
+        (
+            "CreateExternalKey",
+            json!({"external_key":
+            {"app_key_id": app_key, "label": "x", "environment": "sod"}}),
+        ),
+        ("UpdateExternalKey", json!({"external_key": {"external_key_id": id, "label": "x"}})),
+        ("RotateExternalKey", json!({"external_key_id": id})),
+        ("CreateApiKey", json!({"api_key": {"roles": ["tenant-admin"]}})),
+        ("UpdateApiKey", json!({"api_key": {"api_key_id": api_key, "name": "x"}})),
+        ("RotateApiKey", json!({"api_key_id": api_key})),
+        ("UpdateOAuthClient", json!({"oauth_client": {"disabled": true}})),
+        ("RotateOAuthClientSecret", json!({})),
+    ] {
+        let refusal = admin.call(method, request).await.unwrap_err();
+        assert_eq!(told(&refusal), "FailedPrecondition TENANT_NOT_ACTIVE", "{method}");
+    }
+    let revoke = json!({"api_key_id": api_key, "reason": "stolen"});
+    admin.call("RevokeApiKey", revoke).await.unwrap();
+    shop.app.as_root().call("UndeleteTenant", json!({"tenant_id": "shop"})).await.unwrap();
+    assert_eq!(shop.code(&key, json!({})).await, "VALID");
 }

@@ -1,6 +1,6 @@
 //! New external keys: what callers say of them, and how they come to be.
 
-use chrono::{DateTime, Days, NaiveDate, Utc};
+use chrono::{DateTime, Days, NaiveDate, TimeDelta, Utc};
 use diesel_async::RunQueryDsl;
 use uuid::Uuid;
 
@@ -24,7 +24,7 @@ use crate::{
     pb,
     rpc::{TenantOfCall, mutate::Change, permit::json_of},
     schema::external_keys,
-    wire::{Fields, id, text, time},
+    wire::{Fields, id, is_storable, text, time},
 };
 
 /// What a caller says of a new external key.
@@ -175,6 +175,8 @@ fn read_last_day(date: &str, now: DateTime<Utc>) -> Result<Option<DateTime<Utc>>
         .and_then(|next| next.and_hms_opt(0, 0, 0))
         .ok_or("is not a day of the years up to 9999")?
         .and_utc();
+    // The last day ends with the last time that there is a form for.
+    let end = if is_storable(&end) { end } else { end - TimeDelta::microseconds(1) };
     if end <= now { Err("is over".to_owned()) } else { Ok(Some(end)) }
 }
 

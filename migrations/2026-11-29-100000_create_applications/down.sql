@@ -1,0 +1,3 @@
+drop table application_clients;
+drop table applications;
+drop table application_ids;

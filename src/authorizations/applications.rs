@@ -1,0 +1,669 @@
+//! Applications: what accounts publish, and what tenants authorize (0-26).
+
+use std::collections::HashMap;
+
+use chrono::{DateTime, Utc};
+use diesel::{
+    dsl::{exists, not},
+    pg::Pg,
+    prelude::*,
+};
+use diesel_async::{AsyncPgConnection, RunQueryDsl};
+
+use super::clients::{self, Client, WithSecret};
+use crate::{
+    directory::{account_of, accounts, environments, owned_by_account, service::masked, tell},
+    error::{Error, Kind, Result},
+    filter::{self, Condition, Field, FieldKind, Test, TextTest},
+    keys::{
+        api_keys::read_overlap,
+        installations::{check_fixed, said as fixed},
+        master::MasterKey,
+    },
+    listing::{Listing, no_condition},
+    page::{Asked, Place},
+    pb::{self, ErrorReason},
+    rpc::{
+        Call,
+        mutate::{Change, check_etag, etag},
+    },
+    schema::{application_clients, application_ids, applications},
+    seek,
+    tenants::model::generated_id_of,
+    text_enum,
+    wire::{Fields, id, prose, reference, request_id, text, timestamp},
+};
+
+const DESCRIPTION_MAX: usize = 1_000;
+const URL_MAX: usize = 500;
+const ENVIRONMENTS_MAX: usize = 100;
+const SCOPES_MAX: usize = 100;
+const SCOPE_MAX: usize = 100;
+
+text_enum! {
+    /// As whom an application acts.
+    pub enum RunAs {
+        /// As the user that is signed in.
+        User = "USER",
+        /// As itself.
+        System = "SYSTEM",
+    }
+}
+
+/// What an account publishes.
+#[derive(Clone, Debug, PartialEq, Eq, HasQuery, Insertable, AsChangeset)]
+#[diesel(table_name = applications, primary_key(application_id), check_for_backend(Pg))]
+pub struct Application {
+    /// Chosen or generated, immutable.
+    pub application_id: String,
+    /// Whose it is.
+    #[diesel(skip_update)]
+    pub account_id: String,
+    /// What customers read.
+    pub name: String,
+    /// What it does.
+    pub description: String,
+    /// Where more is said of it, or empty.
+    pub homepage_url: String,
+    /// As whom it acts.
+    pub run_as: RunAs,
+    /// What it asks for.
+    pub scopes: Vec<Option<String>>,
+    /// When it was created.
+    #[diesel(skip_update)]
+    pub create_time: DateTime<Utc>,
+    /// When it was changed last.
+    pub update_time: DateTime<Utc>,
+    /// Counts the changes.
+    pub version: i64,
+}
+
+owned_by_account!(applications);
+
+/// An application with its clients, in the order of their environments.
+#[derive(Clone, PartialEq, Eq)]
+pub(super) struct Record {
+    application: Application,
+    clients: Vec<Client>,
+}
+
+/// Reads what is said of an application, of some of its fields, noting what is wrong.
+struct Said {
+    name: Option<String>,
+    description: Option<String>,
+    homepage_url: Option<String>,
+    run_as: Option<RunAs>,
+    environments: Option<Vec<String>>,
+    scopes: Option<Vec<Option<String>>>,
+}
+
+impl Said {
+    fn read(pb: &pb::Application, named: &[&str], fields: &mut Fields) -> Self {
+        let is = |field: &str| named.contains(&field);
+        let optional = |text: &Option<String>| text.clone().unwrap_or_default();
+        let name = text(&optional(&pb.name), 1, 80);
+        let description = prose(&optional(&pb.description), DESCRIPTION_MAX);
+        let url = read_url(&optional(&pb.homepage_url));
+        let mut said = Self {
+            name: None,
+            description: None,
+            homepage_url: None,
+            run_as: None,
+            environments: None,
+            scopes: None,
+        };
+        if is("name") {
+            said.name = fields.take("application.name", name);
+        }
+        if is("description") {
+            said.description = fields.take("application.description", description);
+        }
+        if is("homepage_url") {
+            said.homepage_url = fields.take("application.homepage_url", url);
+        }
+        if is("run_as") {
+            said.run_as = fields.take("application.run_as", read_run_as(pb.run_as));
+        }
+        if is("environments") {
+            said.environments = read_environments(&pb.environments, fields);
+        }
+        if is("scopes") {
+            said.scopes = read_scopes(&pb.scopes, fields);
+        }
+        said
+    }
+}
+
+fn read_run_as(run_as: i32) -> Result<RunAs, String> {
+    match pb::RunAs::try_from(run_as) {
+        Ok(pb::RunAs::Unspecified | pb::RunAs::User) => Ok(RunAs::User),
+        Ok(pb::RunAs::System) => Ok(RunAs::System),
+        Err(_) => Err("is neither RUN_AS_USER nor RUN_AS_SYSTEM".to_owned()),
+    }
+}
+
+fn read_url(url: &str) -> Result<String, String> {
+    let url = text(url, 0, URL_MAX)?;
+    let leads_to_the_web = || {
+        let uri = url.parse::<http::Uri>().ok()?;
+        let is_web = matches!(uri.scheme_str(), Some("https" | "http"));
+        let named = uri.authority().is_some_and(|authority| !authority.as_str().contains('@'));
+        (is_web && named).then_some(())
+    };
+    if url.is_empty() || leads_to_the_web().is_some() {
+        Ok(url)
+    } else {
+        Err("is not an absolute URI such as https://example.com/app".to_owned())
+    }
+}
+
+fn read_environments(environments: &[String], fields: &mut Fields) -> Option<Vec<String>> {
+    let number = environments.len();
+    if !(1..=ENVIRONMENTS_MAX).contains(&number) {
+        let why = format!("are {number}, and must be 1 to {ENVIRONMENTS_MAX}");
+        fields.refuse("application.environments", why);
+        return None;
+    }
+    read_each("environments", environments, fields, |code| id(&code.to_ascii_lowercase()))
+}
+
+fn read_scopes(scopes: &[String], fields: &mut Fields) -> Option<Vec<Option<String>>> {
+    if scopes.len() > SCOPES_MAX {
+        let why = format!("are {}, of which at most {SCOPES_MAX} are allowed", scopes.len());
+        fields.refuse("application.scopes", why);
+        return None;
+    }
+    let read = read_each("scopes", scopes, fields, read_scope)?;
+    Some(read.into_iter().map(Some).collect())
+}
+
+/// Reads a list in which nothing is there twice.
+fn read_each(
+    list: &str,
+    values: &[String],
+    fields: &mut Fields,
+    read: impl Fn(&str) -> Result<String, String>,
+) -> Option<Vec<String>> {
+    let mut all = Vec::with_capacity(values.len());
+    for (place, value) in values.iter().enumerate() {
+        let field = format!("application.{list}[{place}]");
+        match fields.take(&field, read(value)) {
+            Some(read) if all.contains(&read) => fields.refuse(&field, "is there more than once"),
+            Some(read) => all.push(read),
+            None => {}
+        }
+    }
+    (all.len() == values.len()).then_some(all)
+}
+
+/// Reads a scope, in the form that OAuth has for one (RFC 6749, 3.3).
+///
+/// # Errors
+///
+/// What would be right.
+pub fn read_scope(scope: &str) -> Result<String, String> {
+    let fits = |byte: u8| byte.is_ascii_graphic() && byte != b'"' && byte != b'\\';
+    if (1..=SCOPE_MAX).contains(&scope.len()) && scope.bytes().all(fits) {
+        Ok(scope.to_owned())
+    } else {
+        Err(format!("is not 1 to {SCOPE_MAX} visible ASCII characters without \" and \\"))
+    }
+}
+
+/// Adds the clients of applications.
+async fn complete(
+    conn: &mut AsyncPgConnection,
+    applications: Vec<Application>,
+) -> Result<Vec<Record>> {
+    let ids = applications.iter().map(|it| &*it.application_id).collect::<Vec<_>>();
+    let mut clients = HashMap::<String, Vec<Client>>::new();
+    for client in clients::of(conn, &ids).await? {
+        clients.entry(client.application_id.clone()).or_default().push(client);
+    }
+    let record = |application: Application| {
+        let clients = clients.remove(&application.application_id).unwrap_or_default();
+        Record { application, clients }
+    };
+    Ok(applications.into_iter().map(record).collect())
+}
+
+async fn complete_one(conn: &mut AsyncPgConnection, application: Application) -> Result<Record> {
+    let record = complete(conn, vec![application]).await?.pop();
+    record.ok_or_else(|| Error::internal("one application in, none out"))
+}
+
+fn not_found(application_id: &str) -> Error {
+    Error::not_found(Kind::Application, application_id)
+}
+
+/// Finds an application.
+pub(super) async fn find(
+    conn: &mut AsyncPgConnection,
+    call: &Call,
+    application_id: &str,
+) -> Result<Record> {
+    let found = rows_of(call)
+        .filter(applications::application_id.eq(application_id))
+        .select(Application::as_select())
+        .get_result(conn)
+        .await
+        .optional()?
+        .ok_or_else(|| not_found(application_id))?;
+    complete_one(conn, found).await
+}
+
+/// Finds an application as the caller has read it, and keeps others from changing it until the transaction ends.
+async fn hold(change: &mut Change<'_>, application_id: &str, sent_etag: &str) -> Result<Record> {
+    let found = rows_of(change.call)
+        .filter(applications::application_id.eq(application_id))
+        .select(Application::as_select())
+        .for_update()
+        .get_result(change.conn())
+        .await
+        .optional()?
+        .ok_or_else(|| not_found(application_id))?;
+    check_etag(sent_etag, found.version, Kind::Application, application_id)?;
+    complete_one(change.conn(), found).await
+}
+
+/// Checks that environments are there.
+async fn require(change: &mut Change<'_>, environments: &[String]) -> Result<()> {
+    for environment in environments {
+        environments::find(change.conn(), environment).await?;
+    }
+    Ok(())
+}
+
+/// Publishes an application.
+pub(super) async fn create(
+    change: &mut Change<'_>,
+    master: &MasterKey,
+    request: &pb::CreateApplicationRequest,
+) -> Result<pb::CreateApplicationResponse> {
+    let pb = request.application.as_ref().ok_or(Error::invalid("application", "is required"))?;
+    let account_id = account_of(change.call, "application.account_id", &pb.account_id)?;
+    let mut fields = Fields::default();
+    fields.take("request_id", request_id(&request.request_id));
+    let application_id = match &*pb.application_id {
+        "" => Some(generated_id_of("a")),
+        chosen => fields.take("application.application_id", id(chosen)),
+    };
+    let said = Said::read(pb, &FIELDS_SAID, &mut fields);
+    fields.finish()?;
+    let (
+        Some(application_id),
+        Said {
+            name: Some(name),
+            description: Some(description),
+            homepage_url: Some(homepage_url),
+            run_as: Some(run_as),
+            environments: Some(environments),
+            scopes: Some(scopes),
+        },
+    ) = (application_id, said)
+    else {
+        return Err(Error::internal("a field was refused without a violation"));
+    };
+    accounts::require(change.conn(), &account_id).await?;
+    require(change, &environments).await?;
+    let now = change.now;
+    let application = Application {
+        application_id,
+        account_id,
+        name,
+        description,
+        homepage_url,
+        run_as,
+        scopes,
+        create_time: now,
+        update_time: now,
+        version: 1,
+    };
+    insert(change, &application).await?;
+    let new = environments
+        .iter()
+        .map(|environment| WithSecret::generate(master, &application.application_id, environment))
+        .collect::<Vec<_>>();
+    clients::insert(change.conn(), &new).await?;
+    let told = pb::Application::from(complete_one(change.conn(), application).await?);
+    record(change, "application.created", None, Some(&told)).await?;
+    let clients = tell_secrets(&new, &told, change.rehearses());
+    Ok(pb::CreateApplicationResponse { application: Some(told), clients })
+}
+
+async fn insert(change: &mut Change<'_>, application: &Application) -> Result<()> {
+    let Application { application_id, account_id, .. } = application;
+    let claim = (
+        application_ids::application_id.eq(application_id),
+        application_ids::account_id.eq(account_id),
+    );
+    let rows = diesel::insert_into(application_ids::table)
+        .values(claim)
+        .on_conflict_do_nothing()
+        .execute(change.conn())
+        .await?;
+    if rows == 0 {
+        let id = application_id.clone();
+        return Err(Error::AlreadyExists { kind: Kind::Application, what: "application_id", id });
+    }
+    diesel::insert_into(applications::table).values(application).execute(change.conn()).await?;
+    Ok(())
+}
+
+/// What is shown of new clients, in the order of their environments.
+fn tell_secrets(
+    new: &[WithSecret],
+    application: &pb::Application,
+    rehearses: bool,
+) -> Vec<pb::ApplicationClient> {
+    let of = |environment: &String| new.iter().find(|it| it.client.environment == *environment);
+    application.environments.iter().filter_map(of).map(|new| new.told(rehearses)).collect()
+}
+
+/// What can be said of an application.
+const FIELDS_SAID: [&str; 6] =
+    ["name", "description", "homepage_url", "run_as", "environments", "scopes"];
+
+const FIXED: &[&str] =
+    &["application_id", "account_id", "client_ids", "create_time", "update_time", "etag"];
+
+/// Changes an application; its environments and its scopes each as a whole.
+pub(super) async fn update(
+    change: &mut Change<'_>,
+    master: &MasterKey,
+    request: &pb::UpdateApplicationRequest,
+) -> Result<pb::UpdateApplicationResponse> {
+    let pb = request.application.as_ref().ok_or(Error::invalid("application", "is required"))?;
+    let present = [
+        ("name", pb.name.is_some()),
+        ("description", pb.description.is_some()),
+        ("homepage_url", pb.homepage_url.is_some()),
+        ("run_as", pb.run_as != 0),
+        ("environments", !pb.environments.is_empty()),
+        ("scopes", !pb.scopes.is_empty()),
+    ];
+    let named = masked(request.update_mask.as_ref(), &present, FIXED)?;
+    let mut fields = Fields::default();
+    let said = Said::read(pb, &named, &mut fields);
+    if !pb.account_id.is_empty() {
+        fields.take("application.account_id", id(&pb.account_id));
+    }
+    fields.finish()?;
+    change.call.check_account("application.account_id", &pb.account_id)?;
+
+    let application_id = reference("application.application_id", &pb.application_id)?;
+    let sent = if request.etag.is_empty() { &pb.etag } else { &request.etag };
+    let before = hold(change, application_id, sent).await?;
+    let account_id = &before.application.account_id;
+    check_fixed(
+        "application.account_id",
+        fixed(request.update_mask.as_ref(), &pb.account_id),
+        account_id,
+    )?;
+    let mut after = before.application.clone();
+    after.name = said.name.unwrap_or(after.name);
+    after.description = said.description.unwrap_or(after.description);
+    after.homepage_url = said.homepage_url.unwrap_or(after.homepage_url);
+    after.run_as = said.run_as.unwrap_or(after.run_as);
+    after.scopes = said.scopes.unwrap_or(after.scopes);
+    let is_in =
+        |environment: &String| before.clients.iter().any(|it| it.environment == *environment);
+    let kept = said.environments;
+    let leaves = kept.as_ref().is_some_and(|kept| {
+        before.clients.iter().any(|client| !kept.contains(&client.environment))
+    });
+    let new = kept.iter().flatten().filter(|environment| !is_in(environment)).cloned();
+    let new = new.collect::<Vec<_>>();
+    if after == before.application && !leaves && new.is_empty() {
+        let application = Some(before.into());
+        return Ok(pb::UpdateApplicationResponse { application, clients: Vec::new() });
+    }
+
+    require(change, &new).await?;
+    let generate = |environment: &String| WithSecret::generate(master, application_id, environment);
+    let new = new.iter().map(generate).collect::<Vec<_>>();
+    if let Some(kept) = kept.filter(|_| leaves) {
+        clients::delete_others(change.conn(), application_id, &kept).await?;
+    }
+    clients::insert(change.conn(), &new).await?;
+    let after = keep(change, after).await?;
+    record(change, "application.updated", Some(&before.into()), Some(&after)).await?;
+    let clients = tell_secrets(&new, &after, change.rehearses());
+    Ok(pb::UpdateApplicationResponse { application: Some(after), clients })
+}
+
+/// Stores an application that has changed, or whose clients have.
+async fn keep(change: &mut Change<'_>, mut after: Application) -> Result<pb::Application> {
+    after.update_time = change.now;
+    after.version += 1;
+    diesel::update(applications::table.find(&after.application_id))
+        .set(&after)
+        .execute(change.conn())
+        .await?;
+    Ok(complete_one(change.conn(), after).await?.into())
+}
+
+/// Deletes an application with its clients. Its id stays taken.
+pub(super) async fn delete(
+    change: &mut Change<'_>,
+    request: &pb::DeleteApplicationRequest,
+) -> Result<()> {
+    let application_id = reference("application_id", &request.application_id)?;
+    let before = hold(change, application_id, &request.etag).await?;
+    diesel::delete(applications::table.find(application_id)).execute(change.conn()).await?;
+    record(change, "application.deleted", Some(&before.into()), None).await
+}
+
+/// Gives an application a new client secret in an environment.
+pub(super) async fn rotate(
+    change: &mut Change<'_>,
+    master: &MasterKey,
+    request: &pb::RotateApplicationClientSecretRequest,
+) -> Result<pb::RotateApplicationClientSecretResponse> {
+    let mut fields = Fields::default();
+    let application_id = fields.take("application_id", id(&request.application_id));
+    let environment = fields.take("environment", id(&request.environment.to_ascii_lowercase()));
+    let overlap = fields.take("overlap", read_overlap(request.overlap.as_ref()));
+    fields.finish()?;
+    let (Some(application_id), Some(environment), Some(overlap)) =
+        (application_id, environment, overlap)
+    else {
+        return Err(Error::internal("a field was refused without a violation"));
+    };
+    let before = hold(change, &application_id, &request.etag).await?;
+    let client = before.clients.iter().find(|client| client.environment == environment);
+    let client = client.ok_or_else(|| not_published(&application_id, &environment))?;
+    let rotated = client.clone().rotate(master, overlap, change.now);
+    clients::update(change.conn(), &rotated.client).await?;
+    let after = keep(change, before.application.clone()).await?;
+    record(change, "application.rotated", Some(&before.into()), Some(&after)).await?;
+    let client = Some(rotated.told(change.rehearses()));
+    Ok(pb::RotateApplicationClientSecretResponse { application: Some(after), client })
+}
+
+fn not_published(application_id: &str, environment: &str) -> Error {
+    Error::WrongState {
+        reason: ErrorReason::EnvironmentNotPublished,
+        kind: Kind::Application,
+        id: application_id.to_owned(),
+        message: format!(
+            "the application \"{application_id}\" is not published in \"{environment}\": add that to its \
+             environments with UpdateApplication first"
+        ),
+    }
+}
+
+/// Finds the application whose client somebody proves to be, and the environment.
+pub(super) async fn prove(
+    conn: &mut AsyncPgConnection,
+    call: &Call,
+    master: &MasterKey,
+    (client_id, secret): (&str, &str),
+    now: DateTime<Utc>,
+) -> Result<Option<(Record, String)>> {
+    let Some(client) = clients::find(conn, client_id).await? else {
+        return Ok(None);
+    };
+    if !client.has_secret(master, secret, now) {
+        return Ok(None);
+    }
+    match find(conn, call, &client.application_id).await {
+        Ok(record) => Ok(Some((record, client.environment))),
+        Err(Error::NotFound { .. }) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+async fn record(
+    change: &mut Change<'_>,
+    kind: &'static str,
+    before: Option<&pb::Application>,
+    after: Option<&pb::Application>,
+) -> Result<()> {
+    let Some(it) = after.or(before) else {
+        return Err(Error::internal("an event of nothing"));
+    };
+    let (account_id, id) = (it.account_id.clone(), it.application_id.clone());
+    tell(change, kind, Some(&account_id), &id, before, after).await
+}
+
+const FIELDS: &[Field] = &[
+    Field { name: "application_id", kind: FieldKind::Text },
+    Field { name: "account_id", kind: FieldKind::Text },
+    Field { name: "name", kind: FieldKind::Text },
+    Field { name: "environment", kind: FieldKind::Id },
+    Field { name: "run_as", kind: FieldKind::Choice { prefix: "RUN_AS_", words: RunAs::TEXTS } },
+    Field { name: "create_time", kind: FieldKind::Time },
+];
+
+const ORDERS: &[&str] = &["application_id", "name", "create_time"];
+
+/// Reads a page of applications and the token of the next one.
+pub(super) async fn list(
+    conn: &mut AsyncPgConnection,
+    call: &Call,
+    request: &pb::ListApplicationsRequest,
+) -> Result<(Vec<Record>, String)> {
+    let pb::ListApplicationsRequest { page_size, page_token, filter, order_by } = request;
+    let asked = Asked { page_size: *page_size, page_token, filter, order_by, more: "" };
+    let list = Listing::read(call, asked, FIELDS, ORDERS)?;
+    let mut query = rows_of(call).into_boxed::<Pg>();
+    for term in &list.terms {
+        let condition: Condition<applications::table> = match (term.field, &term.test) {
+            ("application_id", Test::Text(test)) => {
+                filter::text(applications::application_id, test)
+            }
+            ("account_id", Test::Text(test)) => filter::text(applications::account_id, test),
+            ("name", Test::Text(test)) => filter::text(applications::name, test),
+            ("environment", Test::Text(TextTest::Equals(environment))) => Box::new(exists(
+                application_clients::table
+                    .filter(application_clients::application_id.eq(applications::application_id))
+                    .filter(application_clients::environment.eq(environment.to_ascii_lowercase())),
+            )),
+            ("run_as", Test::Choice(word)) => Box::new(applications::run_as.eq(*word)),
+            ("create_time", Test::Time(comparison, time)) => {
+                filter::time(applications::create_time, *comparison, *time)
+            }
+            (field, _) => return Err(no_condition(field)),
+        };
+        query = if term.negated { query.filter(not(condition)) } else { query.filter(condition) };
+    }
+    let after = list.page.after.clone();
+    let after = after.map(|place| (place.value, applications::application_id.gt(place.id)));
+    let down = list.order.descending;
+    let query = match list.order.field {
+        "name" => seek!(query, applications::name, after, down),
+        "create_time" => {
+            let after = match (&list.page.after, after) {
+                (Some(place), Some((_, behind))) => Some((list.page.time(place)?, behind)),
+                _ => None,
+            };
+            seek!(query, applications::create_time, after, down)
+        }
+        _ => seek!(query, applications::application_id, after, down),
+    };
+    let found: Vec<Application> = query
+        .then_order_by(applications::application_id)
+        .limit(list.page.limit())
+        .select(Application::as_select())
+        .load(conn)
+        .await?;
+    let mut found = complete(conn, found).await?;
+    let bytes = |record: &Record| {
+        let scopes = record.application.scopes.iter().flatten();
+        let clients = record.clients.iter().map(|client| client.environment.len() * 2 + 40);
+        scopes.map(String::len).chain(clients).sum::<usize>() + DESCRIPTION_MAX
+    };
+    let token =
+        list.page.finish_within(&mut found, bytes, |Record { application: row, .. }| {
+            let value = match list.order.field {
+                "name" => row.name.clone(),
+                "create_time" => row.create_time.timestamp_micros().to_string(),
+                _ => row.application_id.clone(),
+            };
+            Place { value, id: row.application_id.clone() }
+        });
+    Ok((found, token))
+}
+
+impl From<Record> for pb::Application {
+    fn from(Record { application, clients }: Record) -> Self {
+        let Application {
+            application_id,
+            account_id,
+            name,
+            description,
+            homepage_url,
+            run_as,
+            scopes,
+            create_time,
+            update_time,
+            version,
+        } = application;
+        let run_as = match run_as {
+            RunAs::User => pb::RunAs::User,
+            RunAs::System => pb::RunAs::System,
+        };
+        Self {
+            application_id,
+            account_id,
+            name: Some(name),
+            description: Some(description),
+            homepage_url: Some(homepage_url),
+            run_as: run_as.into(),
+            environments: clients.iter().map(|client| client.environment.clone()).collect(),
+            scopes: scopes.into_iter().flatten().collect(),
+            client_ids: clients.into_iter().map(|it| (it.environment, it.client_id)).collect(),
+            create_time: Some(timestamp(create_time)),
+            update_time: Some(timestamp(update_time)),
+            etag: etag(version),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_scope_has_the_form_that_oauth_has_for_one() {
+        for right in ["read", "user:email", "https://example.com/scope", "!", &"a".repeat(100)] {
+            assert!(read_scope(right).is_ok(), "{right}");
+        }
+        for wrong in ["", "a b", "a\"b", "a\\b", "ä", "a\n", &"a".repeat(101)] {
+            assert!(read_scope(wrong).is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn a_homepage_is_on_the_web() {
+        for right in ["", "https://example.com", "http://example.com:8080/a?b=c"] {
+            assert!(read_url(right).is_ok(), "{right}");
+        }
+        let wrong =
+            ["example.com", "/a", "javascript:alert(1)", "ftp://a.b", "https://a@b.c", "https://"];
+        for wrong in wrong {
+            assert!(read_url(wrong).is_err(), "{wrong}");
+        }
+    }
+}
