@@ -7,43 +7,6 @@ pub mod sql_types {
 }
 
 diesel::table! {
-    /// The ids of all applications that there ever were: who trusts one must not meet another under its id.
-    application_ids (application_id) {
-        application_id -> Text,
-        /// Whose it was. No foreign key: it outlives the account.
-        account_id -> Text,
-    }
-}
-
-diesel::table! {
-    application_clients (application_id, environment) {
-        application_id -> Text,
-        environment -> Text,
-        client_id -> Text,
-        secret_digest -> Bytea,
-        master_key_version -> Int2,
-        old_secret_digest -> Nullable<Bytea>,
-        old_master_key_version -> Nullable<Int2>,
-        old_end_time -> Nullable<Timestamptz>,
-    }
-}
-
-diesel::table! {
-    applications (application_id) {
-        application_id -> Text,
-        account_id -> Text,
-        name -> Text,
-        description -> Text,
-        homepage_url -> Text,
-        run_as -> Text,
-        scopes -> Array<Nullable<Text>>,
-        create_time -> Timestamptz,
-        update_time -> Timestamptz,
-        version -> Int8,
-    }
-}
-
-diesel::table! {
     /// From where the API keys of an account itself work (4-13); no row: from anywhere.
     account_ip_allowlists (account_id) {
         account_id -> Text,
@@ -130,6 +93,49 @@ diesel::table! {
         credits_refill_seconds -> Nullable<Int4>,
         /// Counts how often the limits were set: what was handed out before counts for nothing.
         limits_version -> Int8,
+    }
+}
+
+diesel::table! {
+    /// In which environments applications are published, and as which client each proves itself there (0-26).
+    application_clients (application_id, environment) {
+        application_id -> Text,
+        environment -> Text,
+        client_id -> Text,
+        /// HMAC under the master key of the SHA-256 of the secret; the secret itself is nowhere.
+        secret_digest -> Bytea,
+        master_key_version -> Int2,
+        /// That of the secret before it, until old_end_time.
+        old_secret_digest -> Nullable<Bytea>,
+        old_master_key_version -> Nullable<Int2>,
+        old_end_time -> Nullable<Timestamptz>,
+    }
+}
+
+diesel::table! {
+    /// The ids of all applications that there ever were: who trusts one must not meet another under its id.
+    application_ids (application_id) {
+        application_id -> Text,
+        /// Whose it was. No foreign key: it outlives the account.
+        account_id -> Text,
+    }
+}
+
+diesel::table! {
+    /// What accounts publish, and what tenants authorize (0-26).
+    applications (application_id) {
+        application_id -> Text,
+        account_id -> Text,
+        name -> Text,
+        description -> Text,
+        homepage_url -> Text,
+        run_as -> Text,
+        /// What it asks for, in the order in which it was said.
+        scopes -> Array<Nullable<Text>>,
+        create_time -> Timestamptz,
+        update_time -> Timestamptz,
+        /// Counts the changes of the row and of its clients; the etag is made from it.
+        version -> Int8,
     }
 }
 
@@ -811,6 +817,10 @@ diesel::joinable!(account_ip_allowlists -> accounts (account_id));
 diesel::joinable!(api_keys -> accounts (account_id));
 diesel::joinable!(api_keys -> environments (environment));
 diesel::joinable!(api_keys -> tenants (tenant_uid));
+diesel::joinable!(application_clients -> applications (application_id));
+diesel::joinable!(application_clients -> environments (environment));
+diesel::joinable!(applications -> accounts (account_id));
+diesel::joinable!(applications -> application_ids (application_id));
 diesel::joinable!(external_keys -> environments (environment));
 diesel::joinable!(imported_keys -> tenants (tenant_uid));
 diesel::joinable!(key_credits -> tenants (tenant_uid));

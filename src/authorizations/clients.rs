@@ -23,6 +23,7 @@ const PREFIX: &str = "tcs_";
 #[derive(Clone, PartialEq, Eq, HasQuery, Insertable, AsChangeset)]
 #[diesel(table_name = application_clients, primary_key(application_id, environment))]
 #[diesel(treat_none_as_null = true, check_for_backend(Pg))]
+#[expect(clippy::struct_field_names, reason = "the columns' own names")]
 pub(super) struct Client {
     pub application_id: String,
     pub environment: String,

@@ -705,7 +705,7 @@ async fn nothing_but_revocation_happens_to_the_keys_of_a_deleted_tenant() {
     let (id, key) = shop.key(json!({})).await;
     let made = json!({"api_key": {"roles": ["tenant-admin"]}});
     let made = admin.call("CreateApiKey", made).await.unwrap();
-    let api_key = &made["api_key"]["api_key_id"];
+    let own_key = &made["api_key"]["api_key_id"];
     let installations = admin.call("ListInstallations", json!({})).await.unwrap();
     let installation = &installations["installations"][0]["installation_id"];
     shop.app.as_root().call("DeleteTenant", json!({"tenant_id": "shop"})).await.unwrap();
@@ -736,15 +736,15 @@ async fn nothing_but_revocation_happens_to_the_keys_of_a_deleted_tenant() {
         ("UpdateExternalKey", json!({"external_key": {"external_key_id": id, "label": "x"}})),
         ("RotateExternalKey", json!({"external_key_id": id})),
         ("CreateApiKey", json!({"api_key": {"roles": ["tenant-admin"]}})),
-        ("UpdateApiKey", json!({"api_key": {"api_key_id": api_key, "name": "x"}})),
-        ("RotateApiKey", json!({"api_key_id": api_key})),
+        ("UpdateApiKey", json!({"api_key": {"api_key_id": own_key, "name": "x"}})),
+        ("RotateApiKey", json!({"api_key_id": own_key})),
         ("UpdateOAuthClient", json!({"oauth_client": {"disabled": true}})),
         ("RotateOAuthClientSecret", json!({})),
     ] {
         let refusal = admin.call(method, request).await.unwrap_err();
         assert_eq!(told(&refusal), "FailedPrecondition TENANT_NOT_ACTIVE", "{method}");
     }
-    let revoke = json!({"api_key_id": api_key, "reason": "stolen"});
+    let revoke = json!({"api_key_id": own_key, "reason": "stolen"});
     admin.call("RevokeApiKey", revoke).await.unwrap();
     shop.app.as_root().call("UndeleteTenant", json!({"tenant_id": "shop"})).await.unwrap();
     assert_eq!(shop.code(&key, json!({})).await, "VALID");
