@@ -217,6 +217,8 @@ pub enum Kind {
     ApiKey,
     /// What an account publishes.
     Application,
+    /// That a tenant lets an application act on it.
+    Authorization,
     /// What a tenant runs of a product.
     Installation,
     /// What external keys hang on.
@@ -259,6 +261,7 @@ impl Kind {
             Self::Domain => "domain",
             Self::ApiKey => "API key",
             Self::Application => "application",
+            Self::Authorization => "authorization",
             Self::Installation => "installation",
             Self::AppKey => "app key",
             Self::ExternalKey => "external key",
@@ -292,6 +295,7 @@ impl Kind {
             Self::Product => ": ListProducts shows those there are, with their packages",
             Self::TenantTemplate => ": ListTenantTemplates shows those there are",
             Self::Application => ": ListApplications shows those there are",
+            Self::Authorization => ": ListAuthorizations shows those there are",
             Self::Installation => ": ListInstallations shows those of the tenant of the call",
             Self::AppKey => ": ListAppKeys shows those of the tenant of the call",
             Self::ExternalKey => ": ListExternalKeys shows those there are",
@@ -320,6 +324,7 @@ impl Kind {
                 "already taken: choose another; the id of a tenant is never given twice, not even after \
                  it was purged"
             }
+            Self::Authorization => "authorized already in this environment: revoke that first",
             Self::Application => {
                 "already taken: choose another; the id of an application is never given twice, not even after \
                  it was deleted"
@@ -337,6 +342,7 @@ impl Kind {
             Self::Domain => ErrorReason::DomainNotFound,
             Self::ApiKey | Self::AppKey | Self::ExternalKey => ErrorReason::KeyNotFound,
             Self::Application | Self::Installation => ErrorReason::ApplicationNotFound,
+            Self::Authorization => ErrorReason::AuthorizationNotFound,
             // Every tenant has them, be they empty, and they are never looked up.
             Self::IpAllowlist
             | Self::OAuthClient
@@ -373,6 +379,7 @@ impl Kind {
             | Self::AppData => ErrorReason::Internal,
             Self::ExternalKey => ErrorReason::KeyAlreadyExists,
             Self::Application => ErrorReason::ApplicationAlreadyExists,
+            Self::Authorization => ErrorReason::AuthorizationExists,
             Self::Reseller => ErrorReason::ResellerAlreadyExists,
             Self::Backend => ErrorReason::BackendAlreadyExists,
             Self::Product => ErrorReason::ProductAlreadyExists,

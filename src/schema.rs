@@ -512,6 +512,40 @@ diesel::table! {
 }
 
 diesel::table! {
+    /// Which application a tenant lets act on it in which environment, and which it once did: nothing goes but with the tenant (0-16).
+    tenant_authorizations (tenant_uid, authorization_id) {
+        tenant_uid -> Uuid,
+        authorization_id -> Uuid,
+        /// That of the tenant, for the account of the application, which does not see tenants of other accounts.
+        tenant_id -> Text,
+        /// It outlives the application, whose id is never given twice.
+        application_id -> Text,
+        /// The account of the application, which sees the row as the tenant does.
+        publisher_account_id -> Text,
+        environment -> Text,
+        /// ACTIVE until it is revoked, or another takes the place of one whose time is over; the first of these is told by valid_until.
+        state -> Text,
+        /// What the application may do, in the order in which it was granted.
+        granted_scopes -> Array<Nullable<Text>>,
+        /// Who decided: an operator of the platform, or an administrator of the tenant (0-21).
+        path -> Text,
+        authorizer_name -> Text,
+        authorizer_email -> Text,
+        /// The key, or whoever else, that granted it (0-19).
+        authorizer -> Text,
+        grant_time -> Timestamptz,
+        valid_until -> Nullable<Timestamptz>,
+        revoke_time -> Nullable<Timestamptz>,
+        revoked_by -> Nullable<Text>,
+        revoke_reason -> Nullable<Text>,
+        revoke_contact -> Nullable<Text>,
+        update_time -> Timestamptz,
+        /// Counts the changes of the row; the etag is made from it.
+        version -> Int8,
+    }
+}
+
+diesel::table! {
     /// What must be unique across tenants, keyed by itself: a claim is taken by inserting it.
     tenant_directory (kind, key) {
         /// TENANT_ID claims stay for ever; CODE and HOSTNAME until purge; NAME (1-05) as long as it is the name of a tenant that was created without a code.
@@ -820,7 +854,6 @@ diesel::joinable!(api_keys -> tenants (tenant_uid));
 diesel::joinable!(application_clients -> applications (application_id));
 diesel::joinable!(application_clients -> environments (environment));
 diesel::joinable!(applications -> accounts (account_id));
-diesel::joinable!(applications -> application_ids (application_id));
 diesel::joinable!(external_keys -> environments (environment));
 diesel::joinable!(imported_keys -> tenants (tenant_uid));
 diesel::joinable!(key_credits -> tenants (tenant_uid));
@@ -831,6 +864,8 @@ diesel::joinable!(operations -> tenants (tenant_uid));
 diesel::joinable!(products -> accounts (account_id));
 diesel::joinable!(resellers -> accounts (account_id));
 diesel::joinable!(tenant_app_key_configs -> environments (environment));
+diesel::joinable!(tenant_authorizations -> environments (environment));
+diesel::joinable!(tenant_authorizations -> tenants (tenant_uid));
 diesel::joinable!(tenant_entitlements -> tenants (tenant_uid));
 diesel::joinable!(tenant_external_ids -> tenants (tenant_uid));
 diesel::joinable!(tenant_groups -> domains (default_domain));
@@ -871,6 +906,7 @@ diesel::allow_tables_to_appear_in_same_query!(
     resellers,
     tenant_app_key_configs,
     tenant_app_keys,
+    tenant_authorizations,
     tenant_directory,
     tenant_end_user_app_data,
     tenant_entitlements,

@@ -1,7 +1,8 @@
 create table application_ids (
     application_id text not null,
     account_id text not null,
-    constraint application_ids_pkey primary key (application_id)
+    constraint application_ids_pkey primary key (application_id),
+    constraint application_ids_account_id_key unique (application_id, account_id)
 );
 
 comment on table application_ids is 'The ids of all applications that there ever were: who trusts one must not meet another under its id.';
@@ -20,7 +21,7 @@ create table applications (
     version bigint not null,
     constraint applications_pkey primary key (application_id),
     constraint applications_application_id_fkey
-        foreign key (application_id) references application_ids (application_id),
+        foreign key (application_id, account_id) references application_ids (application_id, account_id),
     constraint applications_account_id_fkey foreign key (account_id) references accounts (account_id),
     constraint applications_application_id_check check (application_id ~ '^[a-z0-9-]{1,30}$'),
     constraint applications_name_check check (char_length(name) between 1 and 80),

@@ -10,7 +10,10 @@ use diesel::{
 };
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 
-use super::clients::{self, Client, WithSecret};
+use super::{
+    clients::{self, Client, WithSecret},
+    grants,
+};
 use crate::{
     directory::{account_of, accounts, environments, owned_by_account, service::masked, tell},
     error::{Error, Kind, Result},
@@ -85,6 +88,12 @@ owned_by_account!(applications);
 pub(super) struct Record {
     application: Application,
     clients: Vec<Client>,
+}
+
+impl Record {
+    fn environments(&self) -> impl Iterator<Item = &String> {
+        self.clients.iter().map(|client| &client.environment)
+    }
 }
 
 /// Reads what is said of an application, of some of its fields, noting what is wrong.
@@ -266,6 +275,38 @@ async fn hold(change: &mut Change<'_>, application_id: &str, sent_etag: &str) ->
     complete_one(change.conn(), found).await
 }
 
+/// What there is to be granted of an application.
+pub(super) struct Offer {
+    /// The account that publishes it.
+    pub(super) account_id: String,
+    /// What it asks for.
+    pub(super) scopes: Vec<String>,
+}
+
+/// Finds what an application that a call reaches asks for in an environment, and keeps it so until the transaction
+/// ends.
+pub(super) async fn offer(
+    change: &mut Change<'_>,
+    application_id: &str,
+    environment: &str,
+) -> Result<Offer> {
+    let found = rows_of(change.call)
+        .filter(applications::application_id.eq(application_id))
+        .select(Application::as_select())
+        .for_share()
+        .get_result(change.conn())
+        .await
+        .optional()?
+        .ok_or_else(|| not_found(application_id))?;
+    let record = complete_one(change.conn(), found).await?;
+    if !record.environments().any(|it| it == environment) {
+        environments::find(change.conn(), environment).await?;
+        return Err(not_published(application_id, environment));
+    }
+    let Application { account_id, scopes, .. } = record.application;
+    Ok(Offer { account_id, scopes: scopes.into_iter().flatten().collect() })
+}
+
 /// Checks that environments are there.
 async fn require(change: &mut Change<'_>, environments: &[String]) -> Result<()> {
     for environment in environments {
@@ -406,12 +447,14 @@ pub(super) async fn update(
     after.homepage_url = said.homepage_url.unwrap_or(after.homepage_url);
     after.run_as = said.run_as.unwrap_or(after.run_as);
     after.scopes = said.scopes.unwrap_or(after.scopes);
-    let is_in =
-        |environment: &String| before.clients.iter().any(|it| it.environment == *environment);
+    let is_in = |environment: &String| before.environments().any(|it| it == environment);
     let kept = said.environments;
-    let leaves = kept.as_ref().is_some_and(|kept| {
-        before.clients.iter().any(|client| !kept.contains(&client.environment))
-    });
+    let left = |kept: &Vec<String>| {
+        let left = before.environments().filter(|environment| !kept.contains(environment));
+        left.cloned().collect::<Vec<_>>()
+    };
+    let left = kept.as_ref().map(left).unwrap_or_default();
+    let leaves = !left.is_empty();
     let new = kept.iter().flatten().filter(|environment| !is_in(environment)).cloned();
     let new = new.collect::<Vec<_>>();
     if after == before.application && !leaves && new.is_empty() {
@@ -420,6 +463,7 @@ pub(super) async fn update(
     }
 
     require(change, &new).await?;
+    grants::refuse_in_use(change, application_id, &left).await?;
     let generate = |environment: &String| WithSecret::generate(master, application_id, environment);
     let new = new.iter().map(generate).collect::<Vec<_>>();
     if let Some(kept) = kept.filter(|_| leaves) {
@@ -450,6 +494,8 @@ pub(super) async fn delete(
 ) -> Result<()> {
     let application_id = reference("application_id", &request.application_id)?;
     let before = hold(change, application_id, &request.etag).await?;
+    let environments = before.environments().cloned().collect::<Vec<_>>();
+    grants::refuse_in_use(change, application_id, &environments).await?;
     diesel::delete(applications::table.find(application_id)).execute(change.conn()).await?;
     record(change, "application.deleted", Some(&before.into()), None).await
 }

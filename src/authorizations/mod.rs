@@ -1,6 +1,7 @@
-//! What accounts publish and tenants authorize: `applications`, the `clients` as which they prove themselves, and
-//! the RPCs (`service`).
+//! What accounts publish and tenants authorize: `applications`, the `clients` as which they prove themselves, what
+//! tenants let them do (`grants`), and the RPCs (`service`).
 
 pub mod applications;
 mod clients;
+mod grants;
 pub mod service;

@@ -1,11 +1,12 @@
-//! The RPCs on applications.
+//! The RPCs on applications and on what tenants authorize.
 
 use std::sync::Arc;
 
 use tonic::{Request, Response, Status};
 
-use super::applications;
+use super::{applications, grants};
 use crate::{
+    db::Scope,
     error::{Error, Result},
     pb::{self, authorization_service_server::AuthorizationService},
     rpc::{Call, mutate::Change},
@@ -153,6 +154,76 @@ impl AuthorizationService for Authorizations {
                 environment,
             },
         };
+        Ok(Response::new(answer))
+    }
+
+    async fn grant_authorization(
+        &self,
+        request: Request<pb::GrantAuthorizationRequest>,
+    ) -> Result<Response<pb::GrantAuthorizationResponse>, Status> {
+        let (call, request) = Call::of(request)?;
+        let new = grants::New::read(&call, &request, self.0.clock.now())?;
+
+        let answer = self
+            .0
+            .mutator
+            .mutate(&call, &request, async |change: &mut Change<'_>| {
+                let authorization = Some(grants::grant(change, &new).await?);
+                Ok(pb::GrantAuthorizationResponse { authorization })
+            })
+            .await?;
+
+        Ok(Response::new(answer))
+    }
+
+    async fn get_authorization(
+        &self,
+        request: Request<pb::GetAuthorizationRequest>,
+    ) -> Result<Response<pb::GetAuthorizationResponse>, Status> {
+        let (call, request) = Call::of(request)?;
+        let id = grants::read_id(&request.authorization_id)?;
+
+        let found = self.0.read(&call, async |conn| grants::find(conn, &call, id).await).await?;
+
+        let authorization = Some(found.told(self.0.clock.now()));
+        Ok(Response::new(pb::GetAuthorizationResponse { authorization }))
+    }
+
+    async fn list_authorizations(
+        &self,
+        request: Request<pb::ListAuthorizationsRequest>,
+    ) -> Result<Response<pb::ListAuthorizationsResponse>, Status> {
+        let (call, request) = Call::of(request)?;
+        let now = self.0.clock.now();
+        let query = grants::Query::read(&call, &request, now)?;
+
+        let (found, next_page_token) =
+            self.0.read(&call, async |conn| query.run(conn, &call).await).await?;
+
+        let authorizations = found.into_iter().map(|found| found.told(now)).collect();
+        Ok(Response::new(pb::ListAuthorizationsResponse { authorizations, next_page_token }))
+    }
+
+    async fn revoke_authorization(
+        &self,
+        request: Request<pb::RevokeAuthorizationRequest>,
+    ) -> Result<Response<pb::RevokeAuthorizationResponse>, Status> {
+        let (call, request) = Call::of(request)?;
+        let why = grants::Revocation::read(&request)?;
+
+        // From whichever side it is revoked: once it is known to be in reach, the change is one of its tenant.
+        let find = async |conn: &mut _| grants::find(conn, &call, why.authorization_id).await;
+        let found = self.0.read(&call, find).await?;
+        let call = call.within(Scope::Tenant(found.tenant_uid()));
+        let answer = self
+            .0
+            .mutator
+            .mutate(&call, &request, async |change: &mut Change<'_>| {
+                let authorization = Some(grants::revoke(change, &found, &why).await?);
+                Ok(pb::RevokeAuthorizationResponse { authorization })
+            })
+            .await?;
+
         Ok(Response::new(answer))
     }
 }

@@ -197,7 +197,7 @@ pub(super) async fn delete(
                 error,
                 Kind::Environment,
                 environment_id,
-                "keys, configurations or applications",
+                "keys, configurations, applications or authorizations",
             )
         },
     )?;

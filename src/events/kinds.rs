@@ -16,6 +16,8 @@ pub const KINDS: &[&str] = &[
     "application.deleted",
     "application.rotated",
     "application.updated",
+    "authorization.granted",
+    "authorization.revoked",
     "backend.created",
     "backend.deleted",
     "backend.updated",

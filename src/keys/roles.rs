@@ -47,6 +47,9 @@ pub const SYSTEM_ADMIN: &str = "system-admin";
 /// The role whose keys are bound to the tenants of one reseller.
 pub const RESELLER: &str = "reseller";
 
+/// The role whose keys see of authorizations those of their account's applications alone.
+pub const APP_PUBLISHER: &str = "app-publisher";
+
 /// The role whose keys are bound to backends.
 pub const MULTI_BACKEND_ADMIN: &str = "multi-backend-admin";
 
@@ -147,7 +150,7 @@ pub static ROLES: &[Role] = &[
         reaches_below: false,
     },
     Role {
-        id: "app-publisher",
+        id: APP_PUBLISHER,
         description: "Publishes the applications of an account and asks tenants to authorize them.",
         grants: &[
             "APPLICATIONS:*",

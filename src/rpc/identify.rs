@@ -40,7 +40,7 @@ use crate::{
         known::{ApiGrants, KeyKind, Known},
         master::MasterKey,
         model::KeyScope,
-        roles::{RESELLER, Role},
+        roles::{APP_PUBLISHER, RESELLER, Role},
         secret::KeyRef,
         usage::Usage,
     },
@@ -492,13 +492,17 @@ fn permit(method: &Method, caller: &Caller) -> Result<Scope> {
     let granting = |role: &&&'static Role| held.is_none_or(|permission| role.grants(permission));
     let mut roles = caller.roles.iter().filter(granting).peekable();
     let has_any = roles.peek().is_some();
-    let only_as_reseller = has_any && roles.clone().all(|role| role.id == RESELLER);
+    let only_as = |id| has_any && roles.clone().all(|role| role.id == id);
+    let (only_as_reseller, only_as_publisher) = (only_as(RESELLER), only_as(APP_PUBLISHER));
+    let of_authorizations = held.is_some_and(|held| held.starts_with("AUTHORIZATIONS:"));
     Ok(match (caller.scope, &caller.account, &caller.tenant) {
         (KeyScope::System, ..) => Scope::System,
         (KeyScope::Account, Some(account), _) => match &caller.reseller {
             Some(reseller) if only_as_reseller => {
                 Scope::Reseller { account: account.clone(), reseller: reseller.clone() }
             }
+            // Of tenants, and what others may do with those, it has nothing to see.
+            _ if only_as_publisher && of_authorizations => Scope::Publisher(account.clone()),
             _ => Scope::Account(account.clone()),
         },
         (KeyScope::Tenant, _, Some(tenant)) if roles.any(|role| role.reaches_below) => {

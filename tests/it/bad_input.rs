@@ -48,6 +48,14 @@ fn good_request(method: &MethodDescriptor) -> DynamicMessage {
         "UpdateApplication" => r#"{"application": {"application_id": "new", "name": "New"}}"#,
         "GetApplication" | "DeleteApplication" => r#"{"application_id": "new"}"#,
         "RotateApplicationClientSecret" => r#"{"application_id": "new", "environment": "sod"}"#,
+        "GrantAuthorization" => {
+            r#"{"tenant_id": "foo", "application_id": "new", "environment": "sod"}"#
+        }
+        "GetAuthorization" => r#"{"authorization_id": "00000000-0000-0000-0000-000000000000"}"#,
+        "RevokeAuthorization" => {
+            r#"{"authorization_id": "00000000-0000-0000-0000-000000000000", "reason": "gone",
+                "contact_email": "a@b.c"}"#
+        }
         "VerifyApplicationClient" => r#"{"client_id": "x", "client_secret": "y"}"#,
         "UpdateIpAllowlist" => r#"{"enabled": false}"#,
         "TestIpAllowlist" => r#"{"ip": "192.0.2.1"}"#,
@@ -189,6 +197,7 @@ const TAKEN_AS_IT_IS: &[&str] = &[
     "revoke_reason",
     "client_ids",
     "client_id",
+    "actor",
     "client_secret",
     "api_key_id",
     "usage_id",

@@ -107,7 +107,7 @@ fn requests_of_one_kind_have_one_form() {
                 .any(|verb| method.name().starts_with(verb));
         assert_eq!(takes("request_id"), changes, "{}", method.name());
         assert_eq!(takes("validate_only"), changes, "{}", method.name());
-        let adds = ["Create", "Import", "Record", "Take"]
+        let adds = ["Create", "Grant", "Import", "Record", "Take"]
             .iter()
             .any(|verb| method.name().starts_with(verb));
         let changes_what_is_there = changes && !adds;

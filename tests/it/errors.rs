@@ -175,6 +175,11 @@ async fn refusals(app: &App) -> Vec<(&'static str, Status)> {
     let elsewhere = json!({"application_id": "app", "environment": "production"});
     let elsewhere = root.call("RotateApplicationClientSecret", elsewhere).await.unwrap_err();
     add("ENVIRONMENT_NOT_PUBLISHED", elsewhere);
+    let granted = json!({"tenant_id": "foo", "application_id": "app", "environment": "sod"});
+    root.call("GrantAuthorization", granted.clone()).await.unwrap();
+    add("AUTHORIZATION_EXISTS", root.call("GrantAuthorization", granted).await.unwrap_err());
+    let nowhere = json!({"authorization_id": "00000000-0000-0000-0000-000000000000"});
+    add("AUTHORIZATION_NOT_FOUND", root.call("GetAuthorization", nowhere).await.unwrap_err());
     let ahead =
         json!({"key": app.root, "environment": "sod", "min_revision": "99999999:99999999:"});
     add("REVISION_AHEAD", root.call("VerifyKey", ahead).await.unwrap_err());
@@ -311,7 +316,7 @@ async fn every_reason_is_produced_with_its_code_and_all_that_errors_carry() {
         | "SP_ROLE_NOT_SUPPORTED"
         | "PARENT_REQUIRED"
         | "ISSUANCE_BUNDLE_INVALID" => "InvalidArgument",
-        "USAGE_ALREADY_RECORDED" => "AlreadyExists",
+        "USAGE_ALREADY_RECORDED" | "AUTHORIZATION_EXISTS" => "AlreadyExists",
         "ENTITLEMENT_EXCEEDED" | "TENANT_LIMIT_EXCEEDED" => "ResourceExhausted",
         "ETAG_MISMATCH" => "Aborted",
         _ => "FailedPrecondition",

@@ -24,6 +24,7 @@ struct World {
     their_app_key: String,
     their_external_key: String,
     their_external_secret: String,
+    their_authorization: String,
     their_client: serde_json::Value,
 }
 
@@ -127,6 +128,9 @@ async fn world() -> World {
         "environments": ["production"]}});
     let on_account = root.with("x-account-id", "theirs");
     let published = on_account.call("CreateApplication", published).await.unwrap();
+    let granted = json!({"tenant_id": "theirs-low", "application_id": "theirs-app",
+        "environment": "production"});
+    let granted = on_account.call("GrantAuthorization", granted).await.unwrap();
     let on_theirs = root.with("x-tenant-id", "theirs-low");
     let installation = json!({"installation": {"product_code": "PHONE", "package_code": "BASIC",
         "ttl_hours": 24, "description": "theirs"}});
@@ -160,6 +164,7 @@ async fn world() -> World {
         their_app_key: text(&made["external_key"]["app_key_id"]),
         their_external_key: text(&made["external_key"]["external_key_id"]),
         their_external_secret: text(&made["secret"]),
+        their_authorization: text(&granted["authorization"]["authorization_id"]),
         their_client: json!({"client_id": published["clients"][0]["client_id"],
             "client_secret": published["clients"][0]["client_secret"]}),
     }
@@ -329,6 +334,23 @@ fn attacks(world: &World, method: &MethodDescriptor) -> Vec<String> {
         "RotateApplicationClientSecret" => {
             named(r#"{"application_id": "theirs-app", "environment": "production"}"#)
         }
+        "GrantAuthorization" => ["theirs-low", "ours-low"]
+            .map(|tenant| {
+                format!(
+                    r#"{{"tenant_id": "{tenant}", "application_id": "theirs-app", "environment": "sod"}}"#
+                )
+            })
+            .into(),
+        "GetAuthorization" => {
+            vec![format!(r#"{{"authorization_id": "{}"}}"#, world.their_authorization)]
+        }
+        "RevokeAuthorization" => vec![format!(
+            r#"{{"authorization_id": "{}", "contact_email": "a@b.c", "reason": "sabotage"}}"#,
+            world.their_authorization
+        )],
+        "ListAuthorizations" => {
+            vec!["{}".into(), r#"{"filter": "tenant_id = \"theirs-low\""}"#.into()]
+        }
         "VerifyApplicationClient" => vec![world.their_client.to_string()],
         "GetDomain" | "DeleteDomain" => named(r#"{"domain_id": "theirs.example.com"}"#),
         "CreateDomain" => named(r#"{"domain": {"domain_id": "new.example.com"}}"#),
@@ -439,6 +461,7 @@ async fn everything(app: &App) -> Vec<String> {
         union all select p::text from tenant_end_user_app_data p
         union all select a::text from applications a
         union all select c::text from application_clients c
+        union all select g::text from tenant_authorizations g
         order by 1";
     let rows: Vec<Row> =
         diesel_async::RunQueryDsl::load(diesel::sql_query(query), &mut app.superuser().await)

@@ -13,6 +13,7 @@ mod allowlist;
 mod app;
 mod app_data;
 mod applications;
+mod authorizations;
 mod bad_input;
 mod catalog;
 mod contract;

@@ -764,6 +764,22 @@ async fn change_by(method: &str, root: &Caller, own: &Caller, id: &str) -> &'sta
             root.call(method, request).await.unwrap();
             told
         }
+        "GrantAuthorization" | "RevokeAuthorization" => {
+            let prepared = root.with_instead("x-correlation-id", PREPARED);
+            let new = json!({"application": {"application_id": id, "name": "One", "environments": ["sod"]}});
+            prepared.call("CreateApplication", new).await.unwrap();
+            let grant = json!({"tenant_id": "owner", "application_id": id, "environment": "sod"});
+            if method == "GrantAuthorization" {
+                root.call(method, grant).await.unwrap();
+                return "authorization.granted";
+            }
+            let granted = prepared.call("GrantAuthorization", grant).await.unwrap();
+            let authorization_id = &granted["authorization"]["authorization_id"];
+            let revoke = json!({"authorization_id": authorization_id, "reason": "over",
+                "contact_email": "a@b.c"});
+            root.call(method, revoke).await.unwrap();
+            "authorization.revoked"
+        }
         "CreateReseller"
         | "UpdateReseller"
         | "DeleteReseller"
@@ -861,7 +877,8 @@ async fn each_change_tells_exactly_one_event_with_who_why_before_and_after() {
             let of_kind = told.iter().filter(|event| event.r#type == kind).count();
             assert_eq!((of_kind, &*last.r#type), (1, kind), "{reason}");
             assert_eq!((&last.actor, &last.correlation_id), (&actor, &reason));
-            let is_new = kind.ends_with(".created") || kind.ends_with(".imported");
+            let is_new =
+                [".created", ".imported", ".granted"].iter().any(|end| kind.ends_with(end));
             assert_eq!(last.before.is_none(), is_new, "{reason}: {last:?}");
             // What was soft-deleted or revoked is still there.
             let is_gone = kind.ends_with(".deleted") && kind != "tenant.deleted";

@@ -71,6 +71,9 @@ impl World {
             };
             admin.create(high).await.unwrap();
             admin.call("CreateProduct", product()).await.unwrap();
+            let published = json!({"application": {"application_id": format!("{account}-app"),
+                "name": "App", "environments": ["sod"]}});
+            admin.call("CreateApplication", published).await.unwrap();
             let id = format!("{account}-low");
             let low = json!({
                 "tenant": {
@@ -121,6 +124,9 @@ impl World {
                 let set = pb::SetEntitlementRequest { entitlement, ..Default::default() };
                 on_it.tenants().set_entitlement(set).await.unwrap();
                 on_it.call("UpdateIpAllowlist", json!({"enabled": false})).await.unwrap();
+                let grant =
+                    json!({"application_id": format!("{account}-app"), "environment": "sod"});
+                on_it.call("GrantAuthorization", grant).await.unwrap();
                 let later = json!({
                     "tenant": {
                         "name": "Later", "description": "", "type": "TENANT_TYPE_PRODUCT",
@@ -782,6 +788,8 @@ async fn each_role_has_the_rights_of_its_job_and_no_others() {
             "purger tenant_app_key_configs(app_key_id,environment,tenant_uid) select",
             "purger tenant_app_keys delete",
             "purger tenant_app_keys(app_key_id,tenant_uid) select",
+            "purger tenant_authorizations delete",
+            "purger tenant_authorizations(authorization_id,tenant_uid) select",
             "purger tenant_directory delete",
             "purger tenant_directory(kind,tenant_uid) select",
             "purger tenant_end_user_app_data(tenant_uid) select",
@@ -831,6 +839,7 @@ async fn each_role_has_the_rights_of_its_job_and_no_others() {
             "service resellers delete insert select update",
             "service tenant_app_key_configs delete insert select",
             "service tenant_app_keys delete insert select",
+            "service tenant_authorizations insert select",
             "service tenant_directory delete insert select",
             "service tenant_end_user_app_data delete insert select update",
             "service tenant_entitlements insert select update",

@@ -1,0 +1,596 @@
+//! What tenants let applications do, and once did: nothing of it goes but with the tenant (0-16).
+//!
+//! An authorization has two sides. Its tenant, and whoever is above that, sees it as everything that the tenant
+//! owns; the account of the application sees it whichever account the tenant is of.
+
+use chrono::{DateTime, Utc};
+use diesel::{
+    dsl::{Filter, exists, not},
+    pg::Pg,
+    prelude::*,
+};
+use diesel_async::{AsyncPgConnection, RunQueryDsl};
+use uuid::Uuid;
+
+use super::applications::{self, Offer, read_scope};
+use crate::{
+    db::Scope,
+    error::{Error, Kind, Result},
+    events::outbox::Event,
+    filter::{self, Condition, Field, FieldKind, Test, TextTest},
+    listing::{Listing, no_condition},
+    page::{Asked, Place},
+    pb::{self, ErrorReason},
+    rpc::{
+        Call, TenantOfCall,
+        mutate::{Change, check_etag, etag},
+        permit::json_of,
+    },
+    schema::{tenant_authorizations, tenants},
+    seek, tenants as rooms,
+    tenants::store::tenants_in,
+    text_enum,
+    wire::{Fields, email, id, request_id, text, time, timestamp},
+};
+
+const NAME_MAX: usize = 80;
+const REASON_MAX: usize = 500;
+
+text_enum! {
+    /// What became of an authorization, as it is stored.
+    pub enum Fate {
+        /// It is good, unless its time is over.
+        Active = "ACTIVE",
+        /// It was revoked.
+        Revoked = "REVOKED",
+        /// Another took its place after its time was over.
+        Expired = "EXPIRED",
+    }
+}
+
+text_enum! {
+    /// By which way a tenant comes to authorize an application (0-21).
+    pub enum Path {
+        /// An operator granted it.
+        Operator = "OPERATOR",
+        /// An administrator of the tenant did.
+        TenantAdmin = "TENANT_ADMIN",
+    }
+}
+
+/// That a tenant lets an application act on it in an environment.
+#[derive(Clone, Debug, PartialEq, Eq, HasQuery, Insertable)]
+#[diesel(table_name = tenant_authorizations, primary_key(tenant_uid, authorization_id))]
+#[diesel(check_for_backend(Pg))]
+#[expect(clippy::struct_field_names, reason = "the columns' own names")]
+pub(super) struct Authorization {
+    tenant_uid: Uuid,
+    authorization_id: Uuid,
+    tenant_id: String,
+    application_id: String,
+    publisher_account_id: String,
+    environment: String,
+    state: Fate,
+    granted_scopes: Vec<Option<String>>,
+    path: Path,
+    authorizer_name: String,
+    authorizer_email: String,
+    authorizer: String,
+    grant_time: DateTime<Utc>,
+    valid_until: Option<DateTime<Utc>>,
+    revoke_time: Option<DateTime<Utc>>,
+    revoked_by: Option<String>,
+    revoke_reason: Option<String>,
+    revoke_contact: Option<String>,
+    update_time: DateTime<Utc>,
+    version: i64,
+}
+
+/// The authorizations that a call sees, from either side. Every query of this file starts from it.
+fn rows_of(
+    call: &Call,
+) -> Filter<tenant_authorizations::table, Condition<tenant_authorizations::table>> {
+    let of_tenants = || tenants_in(&call.scope).into_boxed::<Pg>().select(tenants::uid);
+    let of_publisher =
+        |account: &String| tenant_authorizations::publisher_account_id.eq(account.clone());
+    let within: Condition<tenant_authorizations::table> = match &call.scope {
+        Scope::System => {
+            Box::new(tenant_authorizations::tenant_uid.eq(tenant_authorizations::tenant_uid))
+        }
+        Scope::Account(account) => Box::new(
+            of_publisher(account).or(tenant_authorizations::tenant_uid.eq_any(of_tenants())),
+        ),
+        Scope::Publisher(account) => Box::new(of_publisher(account)),
+        _ => Box::new(tenant_authorizations::tenant_uid.eq_any(of_tenants())),
+    };
+    QueryDsl::filter(tenant_authorizations::table, within)
+}
+
+/// That one is good at a time.
+fn is_live(now: DateTime<Utc>) -> Condition<tenant_authorizations::table> {
+    let end = tenant_authorizations::valid_until;
+    let lasts = end.is_null().or(end.is_not_null().and(end.assume_not_null().gt(now)));
+    Box::new(tenant_authorizations::state.eq(Fate::Active).and(lasts))
+}
+
+/// Reads the id of an authorization.
+pub(super) fn read_id(id: &str) -> Result<Uuid> {
+    let why =
+        if id.is_empty() { "is required: ListAuthorizations shows it" } else { "is not a UUID" };
+    id.parse().map_err(|_| Error::invalid("authorization_id", why))
+}
+
+/// What an operator grants.
+pub(super) struct New {
+    tenant_id: String,
+    application_id: String,
+    environment: String,
+    /// All that the application asks for, where there are none.
+    scopes: Vec<String>,
+    valid_until: Option<DateTime<Utc>>,
+    name: String,
+    email: String,
+}
+
+impl New {
+    pub(super) fn read(
+        call: &Call,
+        request: &pb::GrantAuthorizationRequest,
+        now: DateTime<Utc>,
+    ) -> Result<Self> {
+        let tenant_id = call.tenant_id("tenant_id", &request.tenant_id)?.to_owned();
+        let mut fields = Fields::default();
+        fields.take("request_id", request_id(&request.request_id));
+        let application_id = fields.take("application_id", id(&request.application_id));
+        let environment = id(&request.environment.to_ascii_lowercase());
+        let environment = fields.take("environment", environment);
+        let mut scopes = Vec::new();
+        for (place, scope) in request.scopes.iter().enumerate() {
+            let field = format!("scopes[{place}]");
+            if let Some(scope) = fields.take(&field, read_scope(scope)) {
+                if scopes.contains(&scope) {
+                    fields.refuse(&field, "is there more than once");
+                }
+                scopes.push(scope);
+            }
+        }
+        let valid_until = request.valid_until.as_ref().map(|end| match time(end)? {
+            end if end <= now => Err("does not lie ahead".to_owned()),
+            end => Ok(end),
+        });
+        let valid_until = fields.take("valid_until", valid_until.transpose());
+        let by = request.authorized_by.clone().unwrap_or_default();
+        let name = fields.take("authorized_by.name", text(&by.name, 0, NAME_MAX));
+        let email = fields.take("authorized_by.email", email(&by.email));
+        fields.finish()?;
+        let (Some(application_id), Some(environment), Some(valid_until), Some(name), Some(email)) =
+            (application_id, environment, valid_until, name, email)
+        else {
+            return Err(Error::internal("a field was refused without a violation"));
+        };
+        Ok(Self { tenant_id, application_id, environment, scopes, valid_until, name, email })
+    }
+}
+
+/// Lets an application act on a tenant, as an operator from above it (0-21).
+pub(super) async fn grant(change: &mut Change<'_>, new: &New) -> Result<pb::Authorization> {
+    let call = change.call;
+    call.check_environment(Some(&new.environment))?;
+    call.check_end(new.valid_until)?;
+    let tenant = rooms::store::find_ref(change.conn(), &call.scope, &new.tenant_id).await?;
+    rooms::store::hold(change.conn(), &tenant).await?;
+    rooms::life::check_protection_of_keys(change, tenant.uid).await?;
+    let Offer { account_id, scopes: asked } =
+        applications::offer(change, &new.application_id, &new.environment).await?;
+    let mut fields = Fields::default();
+    for (place, scope) in new.scopes.iter().enumerate() {
+        if !asked.contains(scope) {
+            let why = format!(
+                "is nothing that \"{}\" asks for: {}",
+                new.application_id,
+                asked.join(", ")
+            );
+            fields.refuse(&format!("scopes[{place}]"), why);
+        }
+    }
+    fields.finish()?;
+
+    expire(change, &tenant, new).await?;
+    let granted = if new.scopes.is_empty() { asked } else { new.scopes.clone() };
+    let now = change.now;
+    let row = Authorization {
+        tenant_uid: tenant.uid,
+        authorization_id: change.uuid(),
+        tenant_id: tenant.tenant_id.clone(),
+        application_id: new.application_id.clone(),
+        publisher_account_id: account_id,
+        environment: new.environment.clone(),
+        state: Fate::Active,
+        granted_scopes: granted.into_iter().map(Some).collect(),
+        path: Path::Operator,
+        authorizer_name: new.name.clone(),
+        authorizer_email: new.email.clone(),
+        authorizer: call.actor(),
+        grant_time: now,
+        valid_until: new.valid_until,
+        revoke_time: None,
+        revoked_by: None,
+        revoke_reason: None,
+        revoke_contact: None,
+        update_time: now,
+        version: 1,
+    };
+    // Where another was faster, its row is the one.
+    let rows = diesel::insert_into(tenant_authorizations::table)
+        .values(&row)
+        .on_conflict_do_nothing()
+        .execute(change.conn())
+        .await?;
+    if rows == 0 {
+        let id = row.application_id;
+        return Err(Error::AlreadyExists { kind: Kind::Authorization, what: "application", id });
+    }
+    let told = row.told(now);
+    tell(change, "authorization.granted", &tenant, None, &told).await?;
+    Ok(told)
+}
+
+/// Makes room for a new authorization where the time of the last one is over.
+async fn expire(change: &mut Change<'_>, tenant: &TenantOfCall, new: &New) -> Result<()> {
+    let now = change.now;
+    diesel::update(
+        tenant_authorizations::table
+            .filter(tenant_authorizations::tenant_uid.eq(tenant.uid))
+            .filter(tenant_authorizations::application_id.eq(&new.application_id))
+            .filter(tenant_authorizations::environment.eq(&new.environment))
+            .filter(tenant_authorizations::state.eq(Fate::Active))
+            .filter(tenant_authorizations::valid_until.is_not_null())
+            .filter(tenant_authorizations::valid_until.assume_not_null().le(now)),
+    )
+    .set(tenant_authorizations::state.eq(Fate::Expired))
+    .execute(change.conn())
+    .await?;
+    Ok(())
+}
+
+/// Refuses to take away from an application an environment in which tenants authorize it.
+pub(super) async fn refuse_in_use(
+    change: &mut Change<'_>,
+    application_id: &str,
+    environments: &[String],
+) -> Result<()> {
+    if environments.is_empty() {
+        return Ok(());
+    }
+    let live = tenant_authorizations::table
+        .filter(tenant_authorizations::application_id.eq(application_id))
+        .filter(tenant_authorizations::environment.eq_any(environments))
+        .filter(is_live(change.now));
+    let is_in_use: bool = diesel::select(exists(live)).get_result(change.conn()).await?;
+    if !is_in_use {
+        return Ok(());
+    }
+    Err(Error::WrongState {
+        reason: ErrorReason::RecordInUse,
+        kind: Kind::Application,
+        id: application_id.to_owned(),
+        message: format!(
+            "tenants authorize \"{application_id}\" there: revoke that first, which ListAuthorizations shows"
+        ),
+    })
+}
+
+/// Finds an authorization.
+pub(super) async fn find(
+    conn: &mut AsyncPgConnection,
+    call: &Call,
+    authorization_id: Uuid,
+) -> Result<Authorization> {
+    rows_of(call)
+        .filter(tenant_authorizations::authorization_id.eq(authorization_id))
+        .select(Authorization::as_select())
+        .get_result(conn)
+        .await
+        .optional()?
+        .ok_or_else(|| Error::not_found(Kind::Authorization, authorization_id.to_string()))
+}
+
+/// Why an authorization is to end.
+pub(super) struct Revocation {
+    pub(super) authorization_id: Uuid,
+    contact: String,
+    reason: String,
+    etag: String,
+}
+
+impl Revocation {
+    pub(super) fn read(request: &pb::RevokeAuthorizationRequest) -> Result<Self> {
+        let mut fields = Fields::default();
+        fields.take("request_id", request_id(&request.request_id));
+        let authorization_id = fields.take(
+            "authorization_id",
+            request
+                .authorization_id
+                .parse()
+                .map_err(|_| "is not a UUID: ListAuthorizations shows it".to_owned()),
+        );
+        let contact = match email(&request.contact_email) {
+            Ok(contact) if contact.is_empty() => Err("is required".to_owned()),
+            contact => contact,
+        };
+        let contact = fields.take("contact_email", contact);
+        let reason = fields.take("reason", text(&request.reason, 1, REASON_MAX));
+        fields.finish()?;
+        let (Some(authorization_id), Some(contact), Some(reason)) =
+            (authorization_id, contact, reason)
+        else {
+            return Err(Error::internal("a field was refused without a violation"));
+        };
+        Ok(Self { authorization_id, contact, reason, etag: request.etag.clone() })
+    }
+}
+
+/// Ends an authorization that was found, within the scope of its tenant.
+pub(super) async fn revoke(
+    change: &mut Change<'_>,
+    found: &Authorization,
+    why: &Revocation,
+) -> Result<pb::Authorization> {
+    change.call.check_environment(Some(&found.environment))?;
+    let place = tenant_authorizations::table.find((found.tenant_uid, found.authorization_id));
+    let id = || found.authorization_id.to_string();
+    let before: Authorization = place
+        .select(Authorization::as_select())
+        .for_update()
+        .get_result(change.conn())
+        .await
+        .optional()?
+        .ok_or_else(|| Error::not_found(Kind::Authorization, id()))?;
+    check_etag(&why.etag, before.version, Kind::Authorization, &id())?;
+    let now = change.now;
+    if before.state == Fate::Revoked {
+        return Ok(before.told(now));
+    }
+    let after = Authorization {
+        state: Fate::Revoked,
+        revoke_time: Some(now),
+        revoked_by: Some(change.call.actor()),
+        revoke_reason: Some(why.reason.clone()),
+        revoke_contact: Some(why.contact.clone()),
+        update_time: now,
+        version: before.version + 1,
+        ..before.clone()
+    };
+    diesel::update(place)
+        .set((
+            tenant_authorizations::state.eq(after.state),
+            tenant_authorizations::revoke_time.eq(after.revoke_time),
+            tenant_authorizations::revoked_by.eq(&after.revoked_by),
+            tenant_authorizations::revoke_reason.eq(&after.revoke_reason),
+            tenant_authorizations::revoke_contact.eq(&after.revoke_contact),
+            tenant_authorizations::update_time.eq(after.update_time),
+            tenant_authorizations::version.eq(after.version),
+        ))
+        .execute(change.conn())
+        .await?;
+    let call = change.call;
+    let tenant = rooms::store::by_uid(change.conn(), &call.scope, found.tenant_uid).await?;
+    let tenant = tenant.ok_or_else(|| Error::not_found(Kind::Tenant, &found.tenant_id))?;
+    let tenant = TenantOfCall {
+        uid: tenant.uid,
+        tenant_id: tenant.tenant_id,
+        account_id: tenant.account_id,
+        named: false,
+    };
+    let (before, after) = (before.told(now), after.told(now));
+    tell(change, "authorization.revoked", &tenant, Some(&before), &after).await?;
+    Ok(after)
+}
+
+async fn tell(
+    change: &mut Change<'_>,
+    kind: &'static str,
+    tenant: &TenantOfCall,
+    before: Option<&pb::Authorization>,
+    after: &pb::Authorization,
+) -> Result<()> {
+    change
+        .record(Event {
+            kind,
+            account_id: Some(&tenant.account_id),
+            tenant: Some((tenant.uid, &tenant.tenant_id)),
+            resource_type: "authorization",
+            resource_id: &after.authorization_id,
+            before: before.map(json_of),
+            after: Some(json_of(after)),
+        })
+        .await
+}
+
+const STATES: &[&str] = &["ACTIVE", "REVOKED", "EXPIRED"];
+
+const FIELDS: &[Field] = &[
+    Field { name: "tenant_id", kind: FieldKind::Id },
+    Field { name: "application_id", kind: FieldKind::Id },
+    Field { name: "environment", kind: FieldKind::Id },
+    Field {
+        name: "state",
+        kind: FieldKind::Choice { prefix: "AUTHORIZATION_STATE_", words: STATES },
+    },
+    Field { name: "grant_time", kind: FieldKind::Time },
+    Field { name: "valid_until", kind: FieldKind::Time },
+    Field { name: "revoke_time", kind: FieldKind::Time },
+];
+
+/// A list of authorizations that was asked for.
+pub(super) struct Query {
+    listing: Listing,
+    now: DateTime<Utc>,
+}
+
+impl Query {
+    pub(super) fn read(
+        call: &Call,
+        request: &pb::ListAuthorizationsRequest,
+        now: DateTime<Utc>,
+    ) -> Result<Self> {
+        let pb::ListAuthorizationsRequest { page_size, page_token, filter, order_by } = request;
+        let asked = Asked { page_size: *page_size, page_token, filter, order_by, more: "" };
+        let listing = Listing::read(call, asked, FIELDS, &["grant_time"])?;
+        Ok(Self { listing, now })
+    }
+
+    /// Reads the page; answers its authorizations and the token of the next one.
+    pub(super) async fn run(
+        &self,
+        conn: &mut AsyncPgConnection,
+        call: &Call,
+    ) -> Result<(Vec<Authorization>, String)> {
+        let Listing { page, terms, order } = &self.listing;
+        let mut query = rows_of(call).into_boxed::<Pg>();
+        if let Some(tenant) = call.tenant.as_ref().filter(|tenant| tenant.named) {
+            query = query.filter(tenant_authorizations::tenant_uid.eq(tenant.uid));
+        }
+        for term in terms {
+            let condition = self.condition(term.field, &term.test)?;
+            query =
+                if term.negated { query.filter(not(condition)) } else { query.filter(condition) };
+        }
+        let after = match &page.after {
+            None => None,
+            Some(place) => {
+                let id = place.id.parse::<Uuid>().map_err(|_| page.misplaced())?;
+                Some((page.time(place)?, tenant_authorizations::authorization_id.gt(id)))
+            }
+        };
+        let query = seek!(query, tenant_authorizations::grant_time, after, order.descending);
+        let mut found: Vec<Authorization> = query
+            .then_order_by(tenant_authorizations::authorization_id)
+            .limit(page.limit())
+            .select(Authorization::as_select())
+            .load(conn)
+            .await?;
+        let bytes = |row: &Authorization| {
+            let scopes = row.granted_scopes.iter().flatten().map(String::len).sum::<usize>();
+            scopes + row.revoke_reason.as_ref().map_or(0, String::len) + 500
+        };
+        let token = page.finish_within(&mut found, bytes, |row| Place {
+            value: row.grant_time.timestamp_micros().to_string(),
+            id: row.authorization_id.to_string(),
+        });
+        Ok((found, token))
+    }
+
+    fn condition(
+        &self,
+        field: &'static str,
+        test: &Test,
+    ) -> Result<Condition<tenant_authorizations::table>> {
+        let live = || is_live(self.now);
+        Ok(match (field, test) {
+            ("tenant_id", Test::Text(TextTest::Equals(id))) => {
+                Box::new(tenant_authorizations::tenant_id.eq(id.clone()))
+            }
+            ("application_id", Test::Text(TextTest::Equals(id))) => {
+                Box::new(tenant_authorizations::application_id.eq(id.clone()))
+            }
+            ("environment", Test::Text(TextTest::Equals(id))) => {
+                Box::new(tenant_authorizations::environment.eq(id.to_ascii_lowercase()))
+            }
+            ("state", Test::Choice("ACTIVE")) => live(),
+            ("state", Test::Choice("REVOKED")) => {
+                Box::new(tenant_authorizations::state.eq(Fate::Revoked))
+            }
+            ("state", Test::Choice(_)) => {
+                Box::new(tenant_authorizations::state.ne(Fate::Revoked).and(not(live())))
+            }
+            ("grant_time", Test::Time(comparison, time)) => {
+                filter::time(tenant_authorizations::grant_time, *comparison, *time)
+            }
+            // Where there is none, the answer is no, not unknown: it must stand being negated.
+            ("valid_until", Test::Time(comparison, time)) => {
+                let end = tenant_authorizations::valid_until;
+                let is: Condition<tenant_authorizations::table> =
+                    filter::time(end.assume_not_null(), *comparison, *time);
+                Box::new(end.is_not_null().and(is))
+            }
+            ("revoke_time", Test::Time(comparison, time)) => {
+                let end = tenant_authorizations::revoke_time;
+                let is: Condition<tenant_authorizations::table> =
+                    filter::time(end.assume_not_null(), *comparison, *time);
+                Box::new(end.is_not_null().and(is))
+            }
+            (field, _) => return Err(no_condition(field)),
+        })
+    }
+}
+
+impl Authorization {
+    pub(super) fn tenant_uid(&self) -> Uuid {
+        self.tenant_uid
+    }
+
+    fn state_at(&self, now: DateTime<Utc>) -> pb::AuthorizationState {
+        match self.state {
+            Fate::Revoked => pb::AuthorizationState::Revoked,
+            Fate::Active if self.valid_until.is_none_or(|end| now < end) => {
+                pb::AuthorizationState::Active
+            }
+            Fate::Active | Fate::Expired => pb::AuthorizationState::Expired,
+        }
+    }
+
+    /// How it looks from outside at a time.
+    pub(super) fn told(self, now: DateTime<Utc>) -> pb::Authorization {
+        let state = self.state_at(now);
+        let Self {
+            tenant_uid: _,
+            authorization_id,
+            tenant_id,
+            application_id,
+            publisher_account_id,
+            environment,
+            state: _,
+            granted_scopes,
+            path,
+            authorizer_name,
+            authorizer_email,
+            authorizer,
+            grant_time,
+            valid_until,
+            revoke_time,
+            revoked_by,
+            revoke_reason,
+            revoke_contact,
+            update_time: _,
+            version,
+        } = self;
+        let path = match path {
+            Path::Operator => pb::ConsentPath::Operator,
+            Path::TenantAdmin => pb::ConsentPath::TenantAdmin,
+        };
+        pb::Authorization {
+            authorization_id: authorization_id.to_string(),
+            tenant_id,
+            application_id,
+            environment,
+            state: state.into(),
+            granted_scopes: granted_scopes.into_iter().flatten().collect(),
+            authorized_by: Some(pb::AuthorizedBy {
+                name: authorizer_name,
+                email: authorizer_email,
+                path: path.into(),
+                actor: authorizer,
+            }),
+            grant_time: Some(timestamp(grant_time)),
+            valid_from: Some(timestamp(grant_time)),
+            valid_until: valid_until.map(timestamp),
+            revoke_time: revoke_time.map(timestamp),
+            revoked_by: revoked_by.unwrap_or_default(),
+            revoke_reason: revoke_reason.unwrap_or_default(),
+            revoke_contact: revoke_contact.unwrap_or_default(),
+            etag: etag(version),
+            publisher_account_id,
+        }
+    }
+}
