@@ -2,7 +2,7 @@ create table application_ids (
     application_id text not null,
     account_id text not null,
     constraint application_ids_pkey primary key (application_id),
-    constraint application_ids_account_id_key unique (application_id, account_id)
+    constraint application_ids_account_id_key unique (account_id, application_id)
 );
 
 comment on table application_ids is 'The ids of all applications that there ever were: who trusts one must not meet another under its id.';
@@ -79,11 +79,16 @@ create policy applications_owner on applications to tenantry_owner
 create policy application_clients_owner on application_clients to tenantry_owner
     using (true) with check (true);
 
--- Claimed, and neither read nor given back: whose an id was is nobody's business.
-create policy application_ids_claim on application_ids for insert to tenantry_service
-    with check ((select current_setting('tenantry.system', true)) = 'on'
-        or account_id = (select nullif(current_setting('tenantry.account', true), '')));
-grant insert on application_ids to tenantry_service;
+-- Claimed, and never given back: whose an id was is the business of that account alone.
+create policy application_ids_system on application_ids to tenantry_service
+    using ((select current_setting('tenantry.system', true)) = 'on')
+    with check ((select current_setting('tenantry.system', true)) = 'on');
+
+create policy application_ids_account on application_ids to tenantry_service
+    using (account_id = (select nullif(current_setting('tenantry.account', true), '')))
+    with check (account_id = (select nullif(current_setting('tenantry.account', true), '')));
+
+grant select, insert on application_ids to tenantry_service;
 
 create policy applications_system on applications to tenantry_service
     using ((select current_setting('tenantry.system', true)) = 'on')

@@ -40,7 +40,7 @@ use crate::{
 const DESCRIPTION_MAX: usize = 1_000;
 const URL_MAX: usize = 500;
 const ENVIRONMENTS_MAX: usize = 100;
-const SCOPES_MAX: usize = 100;
+pub(super) const SCOPES_MAX: usize = 100;
 const SCOPE_MAX: usize = 100;
 
 text_enum! {
@@ -307,6 +307,15 @@ pub(super) async fn offer(
     Ok(Offer { account_id, scopes: scopes.into_iter().flatten().collect() })
 }
 
+/// Checks that the key of a call may have a say in environments, and give away secrets in some of them, which have no
+/// end (4-15, 4-17).
+fn check_say(call: &Call, environments: &[String], with_secrets: &[String]) -> Result<()> {
+    for environment in environments {
+        call.check_environment(Some(environment))?;
+    }
+    if with_secrets.is_empty() { Ok(()) } else { call.check_end(None) }
+}
+
 /// Checks that environments are there.
 async fn require(change: &mut Change<'_>, environments: &[String]) -> Result<()> {
     for environment in environments {
@@ -346,6 +355,7 @@ pub(super) async fn create(
         return Err(Error::internal("a field was refused without a violation"));
     };
     accounts::require(change.conn(), &account_id).await?;
+    check_say(change.call, &environments, &environments)?;
     require(change, &environments).await?;
     let now = change.now;
     let application = Application {
@@ -368,12 +378,31 @@ pub(super) async fn create(
     clients::insert(change.conn(), &new).await?;
     let told = pb::Application::from(complete_one(change.conn(), application).await?);
     record(change, "application.created", None, Some(&told)).await?;
-    let clients = tell_secrets(&new, &told, change.rehearses());
+    let clients = tell_secrets(&new, &told);
     Ok(pb::CreateApplicationResponse { application: Some(told), clients })
 }
 
+/// How many ids an account may claim, those of deleted applications too: they are given to nobody else.
+const CLAIMS_MAX: i64 = 10_000;
+
 async fn insert(change: &mut Change<'_>, application: &Application) -> Result<()> {
     let Application { application_id, account_id, .. } = application;
+    let claims: i64 = application_ids::table
+        .filter(application_ids::account_id.eq(account_id))
+        .count()
+        .get_result(change.conn())
+        .await?;
+    if claims >= CLAIMS_MAX {
+        return Err(Error::LimitReached {
+            reason: ErrorReason::ApplicationLimitExceeded,
+            kind: Kind::Account,
+            id: account_id.clone(),
+            message: format!(
+                "the account has had {CLAIMS_MAX} applications, whose ids stay taken: change one of those there \
+                 are instead"
+            ),
+        });
+    }
     let claim = (
         application_ids::application_id.eq(application_id),
         application_ids::account_id.eq(account_id),
@@ -392,13 +421,9 @@ async fn insert(change: &mut Change<'_>, application: &Application) -> Result<()
 }
 
 /// What is shown of new clients, in the order of their environments.
-fn tell_secrets(
-    new: &[WithSecret],
-    application: &pb::Application,
-    rehearses: bool,
-) -> Vec<pb::ApplicationClient> {
+fn tell_secrets(new: &[WithSecret], application: &pb::Application) -> Vec<pb::ApplicationClient> {
     let of = |environment: &String| new.iter().find(|it| it.client.environment == *environment);
-    application.environments.iter().filter_map(of).map(|new| new.told(rehearses)).collect()
+    application.environments.iter().filter_map(of).map(WithSecret::told).collect()
 }
 
 /// What can be said of an application.
@@ -462,6 +487,11 @@ pub(super) async fn update(
         return Ok(pb::UpdateApplicationResponse { application, clients: Vec::new() });
     }
 
+    if after != before.application {
+        // It says of all environments what the application is.
+        change.call.check_environment(None)?;
+    }
+    check_say(change.call, &[&new[..], &left].concat(), &new)?;
     require(change, &new).await?;
     grants::refuse_in_use(change, application_id, &left).await?;
     let generate = |environment: &String| WithSecret::generate(master, application_id, environment);
@@ -472,7 +502,7 @@ pub(super) async fn update(
     clients::insert(change.conn(), &new).await?;
     let after = keep(change, after).await?;
     record(change, "application.updated", Some(&before.into()), Some(&after)).await?;
-    let clients = tell_secrets(&new, &after, change.rehearses());
+    let clients = tell_secrets(&new, &after);
     Ok(pb::UpdateApplicationResponse { application: Some(after), clients })
 }
 
@@ -494,6 +524,7 @@ pub(super) async fn delete(
 ) -> Result<()> {
     let application_id = reference("application_id", &request.application_id)?;
     let before = hold(change, application_id, &request.etag).await?;
+    change.call.check_environment(None)?;
     let environments = before.environments().cloned().collect::<Vec<_>>();
     grants::refuse_in_use(change, application_id, &environments).await?;
     diesel::delete(applications::table.find(application_id)).execute(change.conn()).await?;
@@ -517,13 +548,15 @@ pub(super) async fn rotate(
         return Err(Error::internal("a field was refused without a violation"));
     };
     let before = hold(change, &application_id, &request.etag).await?;
+    let environments = [environment.clone()];
+    check_say(change.call, &environments, &environments)?;
     let client = before.clients.iter().find(|client| client.environment == environment);
     let client = client.ok_or_else(|| not_published(&application_id, &environment))?;
     let rotated = client.clone().rotate(master, overlap, change.now);
     clients::update(change.conn(), &rotated.client).await?;
     let after = keep(change, before.application.clone()).await?;
     record(change, "application.rotated", Some(&before.into()), Some(&after)).await?;
-    let client = Some(rotated.told(change.rehearses()));
+    let client = Some(rotated.told());
     Ok(pb::RotateApplicationClientSecretResponse { application: Some(after), client })
 }
 
@@ -550,7 +583,9 @@ pub(super) async fn prove(
     let Some(client) = clients::find(conn, client_id).await? else {
         return Ok(None);
     };
-    if !client.has_secret(master, secret, now) {
+    // A verifier that is bound to another environment learns nothing of this one.
+    let is_bound_elsewhere = call.check_environment(Some(&client.environment)).is_err();
+    if !client.has_secret(master, secret, now) || is_bound_elsewhere {
         return Ok(None);
     }
     match find(conn, call, &client.application_id).await {
@@ -636,9 +671,14 @@ pub(super) async fn list(
         .await?;
     let mut found = complete(conn, found).await?;
     let bytes = |record: &Record| {
-        let scopes = record.application.scopes.iter().flatten();
+        let Application { name, description, homepage_url, scopes, .. } = &record.application;
+        let scopes = scopes.iter().flatten();
         let clients = record.clients.iter().map(|client| client.environment.len() * 2 + 40);
-        scopes.map(String::len).chain(clients).sum::<usize>() + DESCRIPTION_MAX
+        scopes.map(String::len).chain(clients).sum::<usize>()
+            + name.len()
+            + description.len()
+            + homepage_url.len()
+            + 200
     };
     let token =
         list.page.finish_within(&mut found, bytes, |Record { application: row, .. }| {

@@ -6,6 +6,7 @@ use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use secrecy::{ExposeSecret as _, SecretString};
 use sha2::{Digest as _, Sha256};
 
+use super::overtaken;
 use crate::{
     error::Result,
     keys::{
@@ -60,13 +61,12 @@ impl WithSecret {
         Self { client, secret }
     }
 
-    /// How it looks from outside, the only time that it is shown; without its secret where it is a rehearsal.
-    pub(super) fn told(&self, rehearses: bool) -> pb::ApplicationClient {
-        let secret = if rehearses { "" } else { self.secret.expose_secret() };
+    /// How it looks from outside, the only time that it is shown.
+    pub(super) fn told(&self) -> pb::ApplicationClient {
         pb::ApplicationClient {
             environment: self.client.environment.clone(),
             client_id: self.client.client_id.clone(),
-            client_secret: secret.to_owned(),
+            client_secret: self.secret.expose_secret().to_owned(),
         }
     }
 }
@@ -144,7 +144,11 @@ pub(super) async fn find(conn: &mut AsyncPgConnection, client_id: &str) -> Resul
 /// Stores new clients.
 pub(super) async fn insert(conn: &mut AsyncPgConnection, new: &[WithSecret]) -> Result<()> {
     let new = new.iter().map(|new| &new.client).collect::<Vec<_>>();
-    diesel::insert_into(application_clients::table).values(new).execute(conn).await?;
+    diesel::insert_into(application_clients::table)
+        .values(new)
+        .execute(conn)
+        .await
+        .map_err(overtaken)?;
     Ok(())
 }
 

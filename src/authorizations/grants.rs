@@ -12,12 +12,16 @@ use diesel::{
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use uuid::Uuid;
 
-use super::applications::{self, Offer, read_scope};
+use super::{
+    applications::{self, Offer, SCOPES_MAX, read_scope},
+    overtaken,
+};
 use crate::{
     db::Scope,
     error::{Error, Kind, Result},
     events::outbox::Event,
     filter::{self, Condition, Field, FieldKind, Test, TextTest},
+    keys::model::KeyScope,
     listing::{Listing, no_condition},
     page::{Asked, Place},
     pb::{self, ErrorReason},
@@ -103,6 +107,12 @@ fn rows_of(
         Scope::Publisher(account) => Box::new(of_publisher(account)),
         _ => Box::new(tenant_authorizations::tenant_uid.eq_any(of_tenants())),
     };
+    // What the metadata names narrows that.
+    let named = call.tenant.as_ref().filter(|tenant| tenant.named).map(|tenant| tenant.uid);
+    let within: Condition<tenant_authorizations::table> = match named {
+        Some(uid) => Box::new(within.and(tenant_authorizations::tenant_uid.eq(uid))),
+        None => within,
+    };
     QueryDsl::filter(tenant_authorizations::table, within)
 }
 
@@ -145,7 +155,12 @@ impl New {
         let environment = id(&request.environment.to_ascii_lowercase());
         let environment = fields.take("environment", environment);
         let mut scopes = Vec::new();
-        for (place, scope) in request.scopes.iter().enumerate() {
+        let number = request.scopes.len();
+        if number > SCOPES_MAX {
+            let why = format!("are {number}, of which at most {SCOPES_MAX} are allowed");
+            fields.refuse("scopes", why);
+        }
+        for (place, scope) in request.scopes.iter().take(SCOPES_MAX).enumerate() {
             let field = format!("scopes[{place}]");
             if let Some(scope) = fields.take(&field, read_scope(scope)) {
                 if scopes.contains(&scope) {
@@ -186,9 +201,8 @@ pub(super) async fn grant(change: &mut Change<'_>, new: &New) -> Result<pb::Auth
     for (place, scope) in new.scopes.iter().enumerate() {
         if !asked.contains(scope) {
             let why = format!(
-                "is nothing that \"{}\" asks for: {}",
-                new.application_id,
-                asked.join(", ")
+                "is nothing that \"{}\" asks for: GetApplication tells that",
+                new.application_id
             );
             fields.refuse(&format!("scopes[{place}]"), why);
         }
@@ -225,7 +239,8 @@ pub(super) async fn grant(change: &mut Change<'_>, new: &New) -> Result<pb::Auth
         .values(&row)
         .on_conflict_do_nothing()
         .execute(change.conn())
-        .await?;
+        .await
+        .map_err(overtaken)?;
     if rows == 0 {
         let id = row.application_id;
         return Err(Error::AlreadyExists { kind: Kind::Authorization, what: "application", id });
@@ -347,6 +362,11 @@ pub(super) async fn revoke(
         .optional()?
         .ok_or_else(|| Error::not_found(Kind::Authorization, id()))?;
     check_etag(&why.etag, before.version, Kind::Authorization, &id())?;
+    let publishes = change.call.caller.account.as_ref() == Some(&before.publisher_account_id);
+    if !(publishes && change.call.caller.scope == KeyScope::Account) {
+        // Of a protected tenant its own side is its own, and its protectors'.
+        rooms::life::check_protection_of_keys(change, found.tenant_uid).await?;
+    }
     let now = change.now;
     if before.state == Fate::Revoked {
         return Ok(before.told(now));
@@ -448,9 +468,6 @@ impl Query {
     ) -> Result<(Vec<Authorization>, String)> {
         let Listing { page, terms, order } = &self.listing;
         let mut query = rows_of(call).into_boxed::<Pg>();
-        if let Some(tenant) = call.tenant.as_ref().filter(|tenant| tenant.named) {
-            query = query.filter(tenant_authorizations::tenant_uid.eq(tenant.uid));
-        }
         for term in terms {
             let condition = self.condition(term.field, &term.test)?;
             query =

@@ -20,6 +20,13 @@ const CLIENT_TEXT_MAX: usize = 200;
 /// Serves `AuthorizationService`.
 pub struct Authorizations(pub Arc<Shared>);
 
+/// Takes the secrets out of the answer to a rehearsal: they are no client's, or were told to whoever asked in earnest.
+fn silence(rehearses: bool, clients: &mut [pb::ApplicationClient]) {
+    for client in clients.iter_mut().filter(|_| rehearses) {
+        client.client_secret.clear();
+    }
+}
+
 #[tonic::async_trait]
 impl AuthorizationService for Authorizations {
     async fn create_application(
@@ -29,13 +36,14 @@ impl AuthorizationService for Authorizations {
         let (call, request) = Call::of(request)?;
         let master = &self.0.master;
 
-        let answer = self
+        let mut answer = self
             .0
             .mutator
             .mutate(&call, &request, async |change: &mut Change<'_>| {
                 applications::create(change, master, &request).await
             })
             .await?;
+        silence(request.validate_only, &mut answer.clients);
 
         Ok(Response::new(answer))
     }
@@ -76,13 +84,14 @@ impl AuthorizationService for Authorizations {
         let (call, request) = Call::of(request)?;
         let master = &self.0.master;
 
-        let answer = self
+        let mut answer = self
             .0
             .mutator
             .mutate(&call, &request, async |change: &mut Change<'_>| {
                 applications::update(change, master, &request).await
             })
             .await?;
+        silence(request.validate_only, &mut answer.clients);
 
         Ok(Response::new(answer))
     }
@@ -112,13 +121,14 @@ impl AuthorizationService for Authorizations {
         let (call, request) = Call::of(request)?;
         let master = &self.0.master;
 
-        let answer = self
+        let mut answer = self
             .0
             .mutator
             .mutate(&call, &request, async |change: &mut Change<'_>| {
                 applications::rotate(change, master, &request).await
             })
             .await?;
+        silence(request.validate_only, answer.client.as_mut_slice());
 
         Ok(Response::new(answer))
     }

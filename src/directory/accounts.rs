@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, Utc};
 use diesel::{
-    dsl::{Filter, not},
+    dsl::{Filter, exists, not},
     pg::Pg,
     prelude::*,
 };
@@ -23,7 +23,7 @@ use crate::{
         mutate::{Change, check_etag, etag},
         permit::json_of,
     },
-    schema::accounts,
+    schema::{accounts, application_ids},
     seek,
     wire::{Fields, id, request_id, text, timestamp},
 };
@@ -164,6 +164,14 @@ pub(super) async fn create(change: &mut Change<'_>, new: &NewAccount) -> Result<
         update_time: change.now,
         version: 1,
     };
+    // The history of other accounts' tenants names it: who has that id sees, and ends, what is of it.
+    let published =
+        application_ids::table.filter(application_ids::account_id.eq(&account.account_id));
+    let has_been: bool = diesel::select(exists(published)).get_result(change.conn()).await?;
+    if has_been {
+        let id = account.account_id;
+        return Err(Error::AlreadyExists { kind: Kind::Account, what: "account_id", id });
+    }
     let rows = diesel::insert_into(accounts::table)
         .values(&account)
         .on_conflict_do_nothing()

@@ -366,7 +366,7 @@ pub async fn has_happened(
     conn: &mut AsyncPgConnection,
     tenants: &[Uuid],
     kinds: &[&str],
-    after: Place,
+    (after, oldest): (Place, Uuid),
 ) -> Result<bool> {
     if tenants.is_empty() {
         return Ok(false);
@@ -379,6 +379,7 @@ pub async fn has_happened(
         .filter(events::tenant_uid.is_not_null())
         .filter(events::tenant_uid.assume_not_null().eq_any(tenants))
         .filter(events::type_.eq_any(kinds))
+        .filter(events::event_id.ge(oldest))
         .filter(events::position.ge(after.position))
         .filter(events::position.gt(after.position).or(behind))
         .select(events::event_id)

@@ -131,9 +131,7 @@ pub(super) async fn start(
     let news = shared.feed.follow();
     let returns = shared.feed.returns();
     wait_for_feed(&shared).await?;
-    let keeps_verdicts = call.caller.may("KEYS:VERIFY");
-    let own = call.caller.tenant.as_ref().filter(|_| keeps_verdicts).map(|tenant| tenant.uid);
-    let (cursor, above) = begin(&shared, start, own).await?;
+    let (cursor, above) = begin(&shared, &call, start, &wanted).await?;
 
     let (out, answers) = mpsc::channel(WAITING + 1);
     // Kept for the last word, however full the channel is by then.
@@ -192,35 +190,31 @@ fn too_many(call: &Call) -> Error {
 /// where what happens to those matters.
 async fn begin(
     shared: &Shared,
+    call: &Call,
     cursor: Option<Cursor>,
-    own: Option<Uuid>,
+    wanted: &Wanted,
 ) -> Result<(Cursor, Vec<Uuid>)> {
     let deadline = Instant::now() + READ_TIMEOUT;
     let look = async |conn: &mut _| {
         let kept_from = store::kept_from(conn).await?;
         let moment = store::moment(conn).await?;
         // Behind the moment: a move that is not seen here is heard of later.
-        let above = match own {
-            Some(own) => tenants::store::above(conn, own).await?,
-            None => Vec::new(),
-        };
-        let happened = match &cursor {
-            Some(cursor) => store::has_happened(conn, &above, STANDING, cursor.place).await?,
-            None => false,
-        };
-        Ok((kept_from, moment, above, happened))
+        let mut above = Vec::new();
+        if call.caller.may("KEYS:VERIFY") {
+            let own = call.caller.tenant.as_ref().map(|tenant| tenant.uid);
+            let named = wanted.tenant_id.as_deref();
+            above = tenants::store::above(conn, &call.scope, own, named).await?;
+        }
+        Ok((kept_from, moment, above))
     };
-    let (kept_from, moment, above, happened) =
-        shared.database.read(&Scope::System, deadline, look).await?;
+    let (kept_from, moment, above) = shared.database.read(&Scope::System, deadline, look).await?;
     let Some(cursor) = cursor else {
         return Ok((moment.cursor(shared.clock.now()), above));
     };
-    if happened {
-        return Err(from_above());
-    }
     if kept_from.is_some_and(|from| cursor.time() < from + EXPIRY_MARGIN) {
         return Err(Error::CursorExpired("it is from before what is kept of the events"));
     }
+    refuse_from_above(shared, &above, cursor, deadline).await?;
     if cursor.place.position > moment.next {
         return Err(Error::CursorExpired(
             "it is of another database, or of a later state of this one",
@@ -232,10 +226,32 @@ async fn begin(
 /// What happens to a tenant that changes how the keys of those below it are verified.
 const STANDING: &[&str] = &["tenant.locked", "tenant.moved", "tenant.unlocked"];
 
+/// Looks in the database whether something has happened to tenants above, behind a cursor.
+async fn refuse_from_above(
+    shared: &Shared,
+    above: &[Uuid],
+    cursor: Cursor,
+    deadline: Instant,
+) -> Result<()> {
+    if above.is_empty() {
+        return Ok(());
+    }
+    let oldest = lowest_id(cursor.time() - OPEN_AT_MOST);
+    let look = async |conn: &mut _| {
+        store::has_happened(conn, above, STANDING, (cursor.place, oldest)).await
+    };
+    if shared.database.read(&Scope::System, deadline, look).await? {
+        return Err(from_above());
+    }
+    Ok(())
+}
+
 /// A tenant is told of nothing above it. What it keeps of verifications hangs on that all the same, and all of it:
 /// it is to begin anew.
 fn from_above() -> Error {
-    Error::CursorExpired("a tenant above that of the key was locked, unlocked or moved")
+    Error::CursorExpired(
+        "a tenant above the one that is watched was locked, unlocked or moved, or that one was moved",
+    )
 }
 
 struct Watcher {
@@ -298,10 +314,7 @@ impl Watcher {
         let mut events = Vec::new();
         let mut bytes = 0;
         for told in batch.events {
-            let of = told.concerned.tenant_uid;
-            if of.is_some_and(|uid| self.above.contains(&uid))
-                && STANDING.contains(&&*told.event.r#type)
-            {
+            if self.is_from_above(&told.event, &told.concerned) {
                 return Err(from_above());
             }
             if !self.is_wanted(&told.event, &told.concerned) {
@@ -330,13 +343,7 @@ impl Watcher {
             store::settled(conn, scope, &self.wanted, places, oldest, limit).await
         };
         let rows = self.shared.database.read(scope, deadline, read).await?;
-        if !self.above.is_empty() {
-            let look =
-                async |conn: &mut _| store::has_happened(conn, &self.above, STANDING, after).await;
-            if self.shared.database.read(&Scope::System, deadline, look).await? {
-                return Err(from_above());
-            }
-        }
+        refuse_from_above(&self.shared, &self.above, self.cursor, deadline).await?;
 
         let mut is_all = rows.len() < ANSWER_EVENTS;
         let mut cursor = told;
@@ -359,6 +366,16 @@ impl Watcher {
         // What was settled meanwhile is read the next time.
         let is_all = is_all && self.shared.feed.behind(cursor.place, 1).is_some();
         Ok((events, cursor, is_all))
+    }
+
+    /// Whether something has happened to a tenant above, or which those are is not the same any more.
+    fn is_from_above(&self, event: &pb::Event, concerned: &Concerned) -> bool {
+        let of_above = concerned.tenant_uid.is_some_and(|uid| self.above.contains(&uid));
+        let is_named = self.wanted.tenant_id.as_ref() == Some(&event.tenant_id)
+            && concerned.is_within(&self.call.scope)
+            && self.call.caller.may("KEYS:VERIFY");
+        (of_above && STANDING.contains(&&*event.r#type))
+            || (is_named && ["tenant.created", "tenant.moved"].contains(&&*event.r#type))
     }
 
     fn is_wanted(&self, event: &pb::Event, concerned: &Concerned) -> bool {

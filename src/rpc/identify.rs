@@ -5,7 +5,7 @@
 //! the locks on it, the permission, and only then what the metadata names: whoever may not call the
 //! method does not learn what exists.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     body::{Body, Bytes},
@@ -119,6 +119,9 @@ where
 /// How large a message is at most, with what frames it: what tonic decodes where it is told nothing else.
 const BODY_MAX: usize = (4 << 20) + 5;
 
+/// How long a message may take to come, whatever the deadline of its call: it is held until it is whole.
+const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+
 /// Reads a body to its end; answers whether it had to be waited for.
 async fn whole(body: Body) -> Result<(Bytes, bool)> {
     let mut reading = Box::pin(Limited::new(body, BODY_MAX).collect());
@@ -150,7 +153,10 @@ impl Identifier {
             // Each of its messages is a call of its own.
             return Ok(admitted);
         }
-        let (message, waited) = whole(std::mem::take(request.body_mut())).await?;
+        let reading = whole(std::mem::take(request.body_mut()));
+        let (message, waited) = tokio::time::timeout(BODY_TIMEOUT, reading)
+            .await
+            .map_err(|_| Error::DeadlineExceeded)??;
         *request.body_mut() = Body::from(message);
         if waited { self.admit(method, observed).await } else { Ok(admitted) }
     }
@@ -494,7 +500,9 @@ fn permit(method: &Method, caller: &Caller) -> Result<Scope> {
     let has_any = roles.peek().is_some();
     let only_as = |id| has_any && roles.clone().all(|role| role.id == id);
     let (only_as_reseller, only_as_publisher) = (only_as(RESELLER), only_as(APP_PUBLISHER));
-    let of_authorizations = held.is_some_and(|held| held.starts_with("AUTHORIZATIONS:"));
+    // To check them is to ask as one whose application it is.
+    let of_authorizations = held
+        .is_some_and(|held| held.starts_with("AUTHORIZATIONS:") && held != "AUTHORIZATIONS:CHECK");
     Ok(match (caller.scope, &caller.account, &caller.tenant) {
         (KeyScope::System, ..) => Scope::System,
         (KeyScope::Account, Some(account), _) => match &caller.reseller {

@@ -232,15 +232,32 @@ pub async fn hold_parent(conn: &mut AsyncPgConnection, uid: Uuid) -> Result<Opti
         .optional()?)
 }
 
-/// The tenants above one, the highest first; none where the scope does not see it.
+/// The tenants above one that is given by its UUID, and above one within a scope that is given by its id.
 ///
 /// # Errors
 ///
 /// What the database reports.
-pub async fn above(conn: &mut AsyncPgConnection, uid: Uuid) -> Result<Vec<Uuid>> {
-    let path: Option<Vec<Option<Uuid>>> =
-        tenants::table.find(uid).select(tenants::ancestors).first(conn).await.optional()?;
-    Ok(path.into_iter().flatten().flatten().collect())
+pub async fn above(
+    conn: &mut AsyncPgConnection,
+    scope: &Scope,
+    uid: Option<Uuid>,
+    tenant_id: Option<&str>,
+) -> Result<Vec<Uuid>> {
+    let mut above = Vec::new();
+    if let Some(uid) = uid {
+        let path: Vec<Vec<Option<Uuid>>> = tenants::table
+            .filter(tenants::uid.eq(uid))
+            .select(tenants::ancestors)
+            .load(conn)
+            .await?;
+        above.extend(path.into_iter().flatten().flatten());
+    }
+    if let Some(tenant_id) = tenant_id
+        && let Some(named) = by_claim(conn, scope, Claim::TenantId, tenant_id).await?
+    {
+        above.extend(named.ancestors.into_iter().flatten());
+    }
+    Ok(above)
 }
 
 /// Reads the state of a tenant and keeps it so until the transaction ends.

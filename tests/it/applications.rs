@@ -1,6 +1,7 @@
 //! Applications: what accounts publish, and as which clients they prove themselves.
 
 use chrono::TimeDelta;
+use diesel_async::SimpleAsyncConnection as _;
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 use tonic::Status;
@@ -320,4 +321,86 @@ async fn what_applications_hang_on_cannot_be_deleted() {
         assert_eq!(told(&refusal), "FailedPrecondition RECORD_IN_USE");
         assert!(refusal.message().contains("applications"), "{}", refusal.message());
     }
+}
+
+/// 4-15, 4-17: a key has no say beyond its environment, and gives away nothing that outlasts it.
+#[tokio::test]
+async fn a_key_that_is_bound_or_ends_gives_away_no_client_beyond_that() {
+    let app = App::start().await;
+    let root = app.as_root();
+    let made = create(&root, application("reports")).await.unwrap();
+    let key = async |more: Value| {
+        let mut key = json!({"roles": ["account-admin"], "account_id": "default"});
+        key.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        let made = root.call("CreateApiKey", json!({ "api_key": key })).await.unwrap();
+        app.as_key(made["secret"].as_str().unwrap())
+    };
+    let bound = key(json!({"environment": "sod"})).await;
+    let ends = key(json!({"expire_time": "2199-01-01T00:00:00Z"})).await;
+    let new =
+        |environment: &str| json!({"application": {"name": "x", "environments": [environment]}});
+    let published = |environments: &[&str]| json!({"application": {"application_id": "reports", "environments": environments}});
+    let of = |environment: &str| json!({"application_id": "reports", "environment": environment});
+
+    for (caller, method, request) in [
+        (&bound, "CreateApplication", new("production")),
+        (&bound, "UpdateApplication", published(&["sod"])),
+        (&bound, "UpdateApplication", published(&["sod", "stage", "production"])),
+        (
+            &bound,
+            "UpdateApplication",
+            json!({"application": {"application_id": "reports", "name": "y"}}),
+        ),
+        (&bound, "DeleteApplication", json!({"application_id": "reports"})),
+        (&bound, "RotateApplicationClientSecret", of("production")),
+        (&ends, "CreateApplication", new("sod")),
+        (&ends, "UpdateApplication", published(&["sod", "stage", "production"])),
+        (&ends, "RotateApplicationClientSecret", of("sod")),
+    ] {
+        let refusal = caller.call(method, request.clone()).await.unwrap_err();
+        assert_eq!(told(&refusal), "PermissionDenied PERMISSION_MISSING", "{method} {request}");
+    }
+    bound.call("CreateApplication", new("sod")).await.unwrap();
+    bound.call("RotateApplicationClientSecret", of("sod")).await.unwrap();
+    let named = json!({"application": {"application_id": "reports", "name": "Named"}});
+    ends.call("UpdateApplication", named).await.unwrap();
+    assert!(prove(&bound, &made["clients"][0]).await.is_some());
+    assert!(prove(&bound, &made["clients"][1]).await.is_none(), "of production it learns nothing");
+}
+
+/// Whoever publishes an application may ask whether somebody is its client; a rehearsal shows nobody's secret.
+#[tokio::test]
+async fn a_publisher_proves_its_clients_and_a_rehearsal_shows_no_secret() {
+    let app = App::start().await;
+    let root = app.as_root();
+    let publisher = root.with("x-account-id", "default").create_key(&["app-publisher"]).await;
+    let publisher = app.as_key(&publisher);
+    let new = json!({"application": application("reports"), "request_id": "once"});
+    let made = publisher.call("CreateApplication", new.clone()).await.unwrap();
+
+    let mut rehearsed = new;
+    rehearsed["validate_only"] = true.into();
+    let rehearsed = publisher.call("CreateApplication", rehearsed).await.unwrap();
+
+    assert!(prove(&publisher, &made["clients"][0]).await.is_some());
+    assert_eq!(rehearsed["application"], made["application"], "the same request");
+    assert!(rehearsed["clients"][0].get("client_secret").is_none(), "{rehearsed}");
+}
+
+/// Who publishes once is somebody to tenants of other accounts: nobody else comes to be that.
+#[tokio::test]
+async fn the_id_of_an_account_that_published_is_not_given_to_another() {
+    let app = App::start().await;
+    let (root, other) = (app.as_root(), app.account("other").await);
+    create(&other, application("reports")).await.unwrap();
+    other.call("DeleteApplication", json!({"application_id": "reports"})).await.unwrap();
+    let keys = "update api_keys set revoke_time = now(), revoked_by = 'x', revoke_reason = 'x'
+        where account_id = 'other'; delete from api_keys where account_id = 'other'";
+    app.superuser().await.batch_execute(keys).await.unwrap();
+    root.call("DeleteAccount", json!({"account_id": "other"})).await.unwrap();
+
+    let again = json!({"account": {"account_id": "other", "name": "Another"}});
+    let refusal = root.call("CreateAccount", again).await.unwrap_err();
+
+    assert_eq!(told(&refusal), "AlreadyExists ACCOUNT_ALREADY_EXISTS");
 }

@@ -106,6 +106,9 @@ async fn what_stands_against_a_grant_is_told() {
     );
     let beyond = grant(ours, json!({"scopes": ["read", "admin"]})).await.unwrap_err();
     assert_eq!(fields(&beyond), ["scopes[1]"]);
+    let many = (0..101).map(|number| format!("s{number}")).collect::<Vec<_>>();
+    let many = grant(ours, json!({ "scopes": many })).await.unwrap_err();
+    assert_eq!(fields(&many), ["scopes"]);
     for (caller, more, expected) in [
         (ours, json!({"environment": "stage"}), "FailedPrecondition ENVIRONMENT_NOT_PUBLISHED"),
         (ours, json!({"environment": "moon"}), "NotFound ENVIRONMENT_NOT_FOUND"),
@@ -323,4 +326,43 @@ async fn authorizations_are_listed_by_what_is_said_of_them_page_by_page() {
     let first = root.call("ListAuthorizations", page).await.unwrap();
     let rest = json!({"page_size": 2, "page_token": first["next_page_token"]});
     assert_eq!(ids(&list(&root, rest).await), [&made[2]]);
+}
+
+/// 1-46: the tenant's side of a protected tenant is its own; the account of the application goes as it comes.
+#[tokio::test]
+async fn what_a_protected_tenant_authorizes_ends_by_itself_its_protectors_or_the_publisher() {
+    let world = World::new().await;
+    let root = world.app.as_root();
+    let protect = json!({"tenant": {"tenant_id": "foo", "protected": true}});
+    root.call("UpdateTenant", protect).await.unwrap();
+    let own = world.key(&root.with("x-tenant-id", "foo"), "tenant-admin").await;
+    let abroad = json!({"application_id": "erp"});
+
+    let refused = grant(&world.ours, json!({})).await.unwrap_err();
+    assert_eq!(told(&refused), "FailedPrecondition RECORD_PROTECTED");
+    for ender in [&own, &root, &world.theirs] {
+        let granted = grant(&root, abroad.clone()).await.unwrap();
+        let id = &granted["authorization_id"];
+        let refused = revoke(&world.ours, id, json!({})).await.unwrap_err();
+        assert_eq!(told(&refused), "FailedPrecondition RECORD_PROTECTED");
+        revoke(ender, id, json!({})).await.unwrap();
+    }
+}
+
+/// What the metadata names narrows a call, whatever its key reaches.
+#[tokio::test]
+async fn an_authorization_of_another_tenant_than_the_metadata_names_is_not_there() {
+    let world = World::new().await;
+    let root = world.app.as_root();
+    let granted = grant(&root, json!({})).await.unwrap();
+    let id = &granted["authorization_id"];
+    let on_bar = root.with("x-tenant-id", "bar");
+
+    let shown = get(&on_bar, id).await.unwrap_err();
+    let ended = revoke(&on_bar, id, json!({})).await.unwrap_err();
+
+    for refusal in [shown, ended] {
+        assert_eq!(told(&refusal), "NotFound AUTHORIZATION_NOT_FOUND");
+    }
+    get(&root.with("x-tenant-id", "foo"), id).await.unwrap();
 }

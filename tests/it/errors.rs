@@ -175,6 +175,11 @@ async fn refusals(app: &App) -> Vec<(&'static str, Status)> {
     let elsewhere = json!({"application_id": "app", "environment": "production"});
     let elsewhere = root.call("RotateApplicationClientSecret", elsewhere).await.unwrap_err();
     add("ENVIRONMENT_NOT_PUBLISHED", elsewhere);
+    let claimed = "insert into application_ids select 'x-' || number, 'default' from generate_series(1, 10000) number";
+    app.superuser().await.batch_execute(claimed).await.unwrap();
+    let more = json!({"application": {"name": "App", "environments": ["sod"]}});
+    let more = root.call("CreateApplication", more).await.unwrap_err();
+    add("APPLICATION_LIMIT_EXCEEDED", more);
     let granted = json!({"tenant_id": "foo", "application_id": "app", "environment": "sod"});
     root.call("GrantAuthorization", granted.clone()).await.unwrap();
     add("AUTHORIZATION_EXISTS", root.call("GrantAuthorization", granted).await.unwrap_err());
@@ -317,7 +322,9 @@ async fn every_reason_is_produced_with_its_code_and_all_that_errors_carry() {
         | "PARENT_REQUIRED"
         | "ISSUANCE_BUNDLE_INVALID" => "InvalidArgument",
         "USAGE_ALREADY_RECORDED" | "AUTHORIZATION_EXISTS" => "AlreadyExists",
-        "ENTITLEMENT_EXCEEDED" | "TENANT_LIMIT_EXCEEDED" => "ResourceExhausted",
+        "ENTITLEMENT_EXCEEDED" | "TENANT_LIMIT_EXCEEDED" | "APPLICATION_LIMIT_EXCEEDED" => {
+            "ResourceExhausted"
+        }
         "ETAG_MISMATCH" => "Aborted",
         _ => "FailedPrecondition",
     };

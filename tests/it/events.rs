@@ -908,6 +908,8 @@ async fn who_keeps_verdicts_of_a_tenant_begins_anew_when_one_above_it_is_locked_
     let on_low = root.with("x-tenant-id", "low");
     let verifier = app.as_key(&on_low.create_key(&["key-verifier"]).await);
     let admin = app.as_key(&on_low.create_key(&["tenant-admin"]).await);
+    // One for all, that watches one tenant.
+    let gateway = app.as_key(&root.create_key(&["key-verifier"]).await).with("x-tenant-id", "low");
     let lock = json!({"tenant_id": "high", "mode": "LOCK_MODE_READ_ONLY", "reason": "unpaid"});
     let moves = json!({"tenant_id": "middle", "parent_tenant_id": "other"});
     let settings = root.with("x-tenant-id", "high");
@@ -918,7 +920,7 @@ async fn who_keeps_verdicts_of_a_tenant_begins_anew_when_one_above_it_is_locked_
         ("MoveTenant", moves),
     ] {
         let mut watches = Vec::new();
-        for caller in [&verifier, &admin] {
+        for caller in [&verifier, &admin, &gateway] {
             watches.push((caller, Watch::from_now(&app, caller).await));
         }
         // What is done above besides is nobody's business below.

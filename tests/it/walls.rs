@@ -818,7 +818,7 @@ async fn each_role_has_the_rights_of_its_job_and_no_others() {
             "service accounts delete insert select update",
             "service api_keys insert select update",
             "service application_clients delete insert select",
-            "service application_ids insert",
+            "service application_ids insert select",
             "service applications delete insert select",
             "service backends delete insert select update",
             "service domains delete insert select",
