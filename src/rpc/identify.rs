@@ -8,15 +8,16 @@
 use std::{sync::Arc, time::Duration};
 
 use axum::{
-    body::{Body, Bytes},
+    body::{Body, Bytes, HttpBody as _},
     extract::Request,
     response::{IntoResponse as _, Response},
 };
+use bytes::BytesMut;
 use chrono::{DateTime, Utc};
 use diesel_async::AsyncPgConnection;
 use futures_util::FutureExt as _;
 use http::HeaderValue;
-use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use http_body_util::BodyExt as _;
 use secrecy::{ExposeSecret as _, SecretString};
 use tokio::time::Instant;
 use tonic::Status;
@@ -123,19 +124,33 @@ const BODY_MAX: usize = (4 << 20) + 5;
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Reads a body to its end; answers whether it had to be waited for.
-async fn whole(body: Body) -> Result<(Bytes, bool)> {
-    let mut reading = Box::pin(Limited::new(body, BODY_MAX).collect());
-    let (read, waited) = match reading.as_mut().now_or_never() {
-        Some(read) => (read, false),
-        None => (reading.await, true),
-    };
-    match read {
-        Ok(read) => Ok((read.to_bytes(), waited)),
-        Err(error) if error.is::<LengthLimitError>() => {
-            Err(Error::MessageTooLarge("the request has more than 4 MiB: send less at once".into()))
+async fn whole(mut body: Body) -> Result<(Bytes, bool)> {
+    let mut message = BytesMut::new();
+    let mut until = None;
+    loop {
+        let next = match body.frame().now_or_never() {
+            Some(next) => next,
+            None => {
+                let until = *until.get_or_insert_with(|| Instant::now() + BODY_TIMEOUT);
+                let next = tokio::time::timeout_at(until, body.frame()).await;
+                next.map_err(|_| Error::DeadlineExceeded)?
+            }
+        };
+        let Some(frame) = next else { break };
+        let frame = frame.map_err(|error| Error::of_foreign(&Status::from_error(error.into())))?;
+        // The other kind is trailers, which say nothing here.
+        let Ok(data) = frame.into_data() else { continue };
+        if message.len() + data.len() > BODY_MAX {
+            let why = "the request has more than 4 MiB: send less at once";
+            return Err(Error::MessageTooLarge(why.to_owned()));
         }
-        Err(error) => Err(Error::of_foreign(&Status::from_error(error))),
+        if message.is_empty() && body.is_end_stream() {
+            // As nearly all come: in one piece.
+            return Ok((data, until.is_some()));
+        }
+        message.extend_from_slice(&data);
     }
+    Ok((message.freeze(), until.is_some()))
 }
 
 impl Identifier {
@@ -153,10 +168,7 @@ impl Identifier {
             // Each of its messages is a call of its own.
             return Ok(admitted);
         }
-        let reading = whole(std::mem::take(request.body_mut()));
-        let (message, waited) = tokio::time::timeout(BODY_TIMEOUT, reading)
-            .await
-            .map_err(|_| Error::DeadlineExceeded)??;
+        let (message, waited) = whole(std::mem::take(request.body_mut())).await?;
         *request.body_mut() = Body::from(message);
         if waited { self.admit(method, observed).await } else { Ok(admitted) }
     }
