@@ -69,11 +69,15 @@ impl Watch {
 
     /// With what it ends.
     async fn end(&mut self) -> Status {
-        loop {
-            if let Err(status) = self.answer().await {
-                return status;
+        let end = async {
+            loop {
+                if let Err(status) = self.answer().await {
+                    return status;
+                }
             }
-        }
+        };
+        // Checkpoints come for as long as it does not end.
+        timeout(PATIENCE, end).await.expect("an end in time")
     }
 }
 
