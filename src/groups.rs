@@ -12,11 +12,11 @@ use uuid::Uuid;
 
 use crate::{
     db::Scope,
-    directory::service::masked,
     error::{Error, Kind, Result},
     events::outbox::Event,
     filter::{self, Condition, Field, FieldKind, Test},
     listing::{Listing, no_condition},
+    mask::masked,
     page::{Asked, Place},
     pb::{self, ErrorReason},
     rpc::{

@@ -3,45 +3,29 @@
 use std::collections::HashMap;
 
 use chrono::{DateTime, Utc};
-use diesel::{
-    dsl::{exists, not},
-    pg::Pg,
-    prelude::*,
-};
+use diesel::{pg::Pg, prelude::*};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 
 use super::{
     clients::{self, Client, WithSecret},
     grants,
+    wire::Said,
 };
 use crate::{
-    directory::{account_of, accounts, environments, owned_by_account, service::masked, tell},
+    directory::{account_of, accounts, environments, owned_by_account, tell},
     error::{Error, Kind, Result},
-    filter::{self, Condition, Field, FieldKind, Test, TextTest},
-    keys::{
-        api_keys::read_overlap,
-        installations::{check_fixed, said as fixed},
-        master::MasterKey,
-    },
-    listing::{Listing, no_condition},
-    page::{Asked, Place},
+    keys::{api_keys::read_overlap, master::MasterKey},
+    mask::{check_fixed, masked, said as fixed},
     pb::{self, ErrorReason},
     rpc::{
         Call,
-        mutate::{Change, check_etag, etag},
+        mutate::{Change, check_etag},
     },
-    schema::{application_clients, application_ids, applications},
-    seek,
+    schema::{application_ids, applications},
     tenants::model::generated_id_of,
     text_enum,
-    wire::{Fields, id, prose, reference, request_id, text, timestamp},
+    wire::{Fields, id, reference, request_id},
 };
-
-const DESCRIPTION_MAX: usize = 1_000;
-const URL_MAX: usize = 500;
-const ENVIRONMENTS_MAX: usize = 100;
-pub(super) const SCOPES_MAX: usize = 100;
-const SCOPE_MAX: usize = 100;
 
 text_enum! {
     /// As whom an application acts.
@@ -86,8 +70,8 @@ owned_by_account!(applications);
 /// An application with its clients, in the order of their environments.
 #[derive(Clone, PartialEq, Eq)]
 pub(super) struct Record {
-    application: Application,
-    clients: Vec<Client>,
+    pub(super) application: Application,
+    pub(super) clients: Vec<Client>,
 }
 
 impl Record {
@@ -96,131 +80,8 @@ impl Record {
     }
 }
 
-/// Reads what is said of an application, of some of its fields, noting what is wrong.
-struct Said {
-    name: Option<String>,
-    description: Option<String>,
-    homepage_url: Option<String>,
-    run_as: Option<RunAs>,
-    environments: Option<Vec<String>>,
-    scopes: Option<Vec<Option<String>>>,
-}
-
-impl Said {
-    fn read(pb: &pb::Application, named: &[&str], fields: &mut Fields) -> Self {
-        let is = |field: &str| named.contains(&field);
-        let optional = |text: &Option<String>| text.clone().unwrap_or_default();
-        let name = text(&optional(&pb.name), 1, 80);
-        let description = prose(&optional(&pb.description), DESCRIPTION_MAX);
-        let url = read_url(&optional(&pb.homepage_url));
-        let mut said = Self {
-            name: None,
-            description: None,
-            homepage_url: None,
-            run_as: None,
-            environments: None,
-            scopes: None,
-        };
-        if is("name") {
-            said.name = fields.take("application.name", name);
-        }
-        if is("description") {
-            said.description = fields.take("application.description", description);
-        }
-        if is("homepage_url") {
-            said.homepage_url = fields.take("application.homepage_url", url);
-        }
-        if is("run_as") {
-            said.run_as = fields.take("application.run_as", read_run_as(pb.run_as));
-        }
-        if is("environments") {
-            said.environments = read_environments(&pb.environments, fields);
-        }
-        if is("scopes") {
-            said.scopes = read_scopes(&pb.scopes, fields);
-        }
-        said
-    }
-}
-
-fn read_run_as(run_as: i32) -> Result<RunAs, String> {
-    match pb::RunAs::try_from(run_as) {
-        Ok(pb::RunAs::Unspecified | pb::RunAs::User) => Ok(RunAs::User),
-        Ok(pb::RunAs::System) => Ok(RunAs::System),
-        Err(_) => Err("is neither RUN_AS_USER nor RUN_AS_SYSTEM".to_owned()),
-    }
-}
-
-fn read_url(url: &str) -> Result<String, String> {
-    let url = text(url, 0, URL_MAX)?;
-    let leads_to_the_web = || {
-        let uri = url.parse::<http::Uri>().ok()?;
-        let is_web = matches!(uri.scheme_str(), Some("https" | "http"));
-        let named = uri.authority().is_some_and(|authority| !authority.as_str().contains('@'));
-        (is_web && named).then_some(())
-    };
-    if url.is_empty() || leads_to_the_web().is_some() {
-        Ok(url)
-    } else {
-        Err("is not an absolute URI such as https://example.com/app".to_owned())
-    }
-}
-
-fn read_environments(environments: &[String], fields: &mut Fields) -> Option<Vec<String>> {
-    let number = environments.len();
-    if !(1..=ENVIRONMENTS_MAX).contains(&number) {
-        let why = format!("are {number}, and must be 1 to {ENVIRONMENTS_MAX}");
-        fields.refuse("application.environments", why);
-        return None;
-    }
-    read_each("environments", environments, fields, |code| id(&code.to_ascii_lowercase()))
-}
-
-fn read_scopes(scopes: &[String], fields: &mut Fields) -> Option<Vec<Option<String>>> {
-    if scopes.len() > SCOPES_MAX {
-        let why = format!("are {}, of which at most {SCOPES_MAX} are allowed", scopes.len());
-        fields.refuse("application.scopes", why);
-        return None;
-    }
-    let read = read_each("scopes", scopes, fields, read_scope)?;
-    Some(read.into_iter().map(Some).collect())
-}
-
-/// Reads a list in which nothing is there twice.
-fn read_each(
-    list: &str,
-    values: &[String],
-    fields: &mut Fields,
-    read: impl Fn(&str) -> Result<String, String>,
-) -> Option<Vec<String>> {
-    let mut all = Vec::with_capacity(values.len());
-    for (place, value) in values.iter().enumerate() {
-        let field = format!("application.{list}[{place}]");
-        match fields.take(&field, read(value)) {
-            Some(read) if all.contains(&read) => fields.refuse(&field, "is there more than once"),
-            Some(read) => all.push(read),
-            None => {}
-        }
-    }
-    (all.len() == values.len()).then_some(all)
-}
-
-/// Reads a scope, in the form that OAuth has for one (RFC 6749, 3.3).
-///
-/// # Errors
-///
-/// What would be right.
-pub fn read_scope(scope: &str) -> Result<String, String> {
-    let fits = |byte: u8| byte.is_ascii_graphic() && byte != b'"' && byte != b'\\';
-    if (1..=SCOPE_MAX).contains(&scope.len()) && scope.bytes().all(fits) {
-        Ok(scope.to_owned())
-    } else {
-        Err(format!("is not 1 to {SCOPE_MAX} visible ASCII characters without \" and \\"))
-    }
-}
-
 /// Adds the clients of applications.
-async fn complete(
+pub(super) async fn complete(
     conn: &mut AsyncPgConnection,
     applications: Vec<Application>,
 ) -> Result<Vec<Record>> {
@@ -606,150 +467,4 @@ async fn record(
     };
     let (account_id, id) = (it.account_id.clone(), it.application_id.clone());
     tell(change, kind, Some(&account_id), &id, before, after).await
-}
-
-const FIELDS: &[Field] = &[
-    Field { name: "application_id", kind: FieldKind::Text },
-    Field { name: "account_id", kind: FieldKind::Text },
-    Field { name: "name", kind: FieldKind::Text },
-    Field { name: "environment", kind: FieldKind::Id },
-    Field { name: "run_as", kind: FieldKind::Choice { prefix: "RUN_AS_", words: RunAs::TEXTS } },
-    Field { name: "create_time", kind: FieldKind::Time },
-];
-
-const ORDERS: &[&str] = &["application_id", "name", "create_time"];
-
-/// Reads a page of applications and the token of the next one.
-pub(super) async fn list(
-    conn: &mut AsyncPgConnection,
-    call: &Call,
-    request: &pb::ListApplicationsRequest,
-) -> Result<(Vec<Record>, String)> {
-    let pb::ListApplicationsRequest { page_size, page_token, filter, order_by } = request;
-    let asked = Asked { page_size: *page_size, page_token, filter, order_by, more: "" };
-    let list = Listing::read(call, asked, FIELDS, ORDERS)?;
-    let mut query = rows_of(call).into_boxed::<Pg>();
-    for term in &list.terms {
-        let condition: Condition<applications::table> = match (term.field, &term.test) {
-            ("application_id", Test::Text(test)) => {
-                filter::text(applications::application_id, test)
-            }
-            ("account_id", Test::Text(test)) => filter::text(applications::account_id, test),
-            ("name", Test::Text(test)) => filter::text(applications::name, test),
-            ("environment", Test::Text(TextTest::Equals(environment))) => Box::new(exists(
-                application_clients::table
-                    .filter(application_clients::application_id.eq(applications::application_id))
-                    .filter(application_clients::environment.eq(environment.to_ascii_lowercase())),
-            )),
-            ("run_as", Test::Choice(word)) => Box::new(applications::run_as.eq(*word)),
-            ("create_time", Test::Time(comparison, time)) => {
-                filter::time(applications::create_time, *comparison, *time)
-            }
-            (field, _) => return Err(no_condition(field)),
-        };
-        query = if term.negated { query.filter(not(condition)) } else { query.filter(condition) };
-    }
-    let after = list.page.after.clone();
-    let after = after.map(|place| (place.value, applications::application_id.gt(place.id)));
-    let down = list.order.descending;
-    let query = match list.order.field {
-        "name" => seek!(query, applications::name, after, down),
-        "create_time" => {
-            let after = match (&list.page.after, after) {
-                (Some(place), Some((_, behind))) => Some((list.page.time(place)?, behind)),
-                _ => None,
-            };
-            seek!(query, applications::create_time, after, down)
-        }
-        _ => seek!(query, applications::application_id, after, down),
-    };
-    let found: Vec<Application> = query
-        .then_order_by(applications::application_id)
-        .limit(list.page.limit())
-        .select(Application::as_select())
-        .load(conn)
-        .await?;
-    let mut found = complete(conn, found).await?;
-    let bytes = |record: &Record| {
-        let Application { name, description, homepage_url, scopes, .. } = &record.application;
-        let scopes = scopes.iter().flatten();
-        let clients = record.clients.iter().map(|client| client.environment.len() * 2 + 40);
-        scopes.map(String::len).chain(clients).sum::<usize>()
-            + name.len()
-            + description.len()
-            + homepage_url.len()
-            + 200
-    };
-    let token =
-        list.page.finish_within(&mut found, bytes, |Record { application: row, .. }| {
-            let value = match list.order.field {
-                "name" => row.name.clone(),
-                "create_time" => row.create_time.timestamp_micros().to_string(),
-                _ => row.application_id.clone(),
-            };
-            Place { value, id: row.application_id.clone() }
-        });
-    Ok((found, token))
-}
-
-impl From<Record> for pb::Application {
-    fn from(Record { application, clients }: Record) -> Self {
-        let Application {
-            application_id,
-            account_id,
-            name,
-            description,
-            homepage_url,
-            run_as,
-            scopes,
-            create_time,
-            update_time,
-            version,
-        } = application;
-        let run_as = match run_as {
-            RunAs::User => pb::RunAs::User,
-            RunAs::System => pb::RunAs::System,
-        };
-        Self {
-            application_id,
-            account_id,
-            name: Some(name),
-            description: Some(description),
-            homepage_url: Some(homepage_url),
-            run_as: run_as.into(),
-            environments: clients.iter().map(|client| client.environment.clone()).collect(),
-            scopes: scopes.into_iter().flatten().collect(),
-            client_ids: clients.into_iter().map(|it| (it.environment, it.client_id)).collect(),
-            create_time: Some(timestamp(create_time)),
-            update_time: Some(timestamp(update_time)),
-            etag: etag(version),
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_scope_has_the_form_that_oauth_has_for_one() {
-        for right in ["read", "user:email", "https://example.com/scope", "!", &"a".repeat(100)] {
-            assert!(read_scope(right).is_ok(), "{right}");
-        }
-        for wrong in ["", "a b", "a\"b", "a\\b", "ä", "a\n", &"a".repeat(101)] {
-            assert!(read_scope(wrong).is_err(), "{wrong:?}");
-        }
-    }
-
-    #[test]
-    fn a_homepage_is_on_the_web() {
-        for right in ["", "https://example.com", "http://example.com:8080/a?b=c"] {
-            assert!(read_url(right).is_ok(), "{right}");
-        }
-        let wrong =
-            ["example.com", "/a", "javascript:alert(1)", "ftp://a.b", "https://a@b.c", "https://"];
-        for wrong in wrong {
-            assert!(read_url(wrong).is_err(), "{wrong}");
-        }
-    }
 }

@@ -13,8 +13,9 @@ use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use uuid::Uuid;
 
 use super::{
-    applications::{self, Offer, SCOPES_MAX, read_scope},
+    applications::{self, Offer},
     overtaken,
+    wire::{SCOPES_MAX, read_scope},
 };
 use crate::{
     db::Scope,

@@ -1,10 +1,13 @@
-//! What accounts publish and tenants authorize: `applications`, the `clients` as which they prove themselves, what
-//! tenants let them do (`grants`), and the RPCs (`service`).
+//! What accounts publish and tenants authorize: `applications`, with how they look from outside (`wire`) and are listed
+//! (`list`), the `clients` as which they prove themselves, what tenants let them do (`grants`), and the RPCs
+//! (`service`).
 
 pub mod applications;
 mod clients;
 mod grants;
+mod list;
 pub mod service;
+mod wire;
 
 use diesel::result::{DatabaseErrorKind, Error as DieselError};
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tonic::{Request, Response, Status};
 
-use super::{applications, grants};
+use super::{applications, grants, list};
 use crate::{
     db::Scope,
     error::{Error, Result},
@@ -68,10 +68,8 @@ impl AuthorizationService for Authorizations {
     ) -> Result<Response<pb::ListApplicationsResponse>, Status> {
         let (call, request) = Call::of(request)?;
 
-        let (found, next_page_token) = self
-            .0
-            .read(&call, async |conn| applications::list(conn, &call, &request).await)
-            .await?;
+        let (found, next_page_token) =
+            self.0.read(&call, async |conn| list::list(conn, &call, &request).await).await?;
 
         let applications = found.into_iter().map(pb::Application::from).collect();
         Ok(Response::new(pb::ListApplicationsResponse { applications, next_page_token }))

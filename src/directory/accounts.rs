@@ -16,6 +16,7 @@ use crate::{
     filter::{self, Condition, Field, FieldKind, Test},
     keys::model::KeyScope,
     listing::{Listing, no_condition},
+    mask::masked,
     page::{Asked, Place},
     pb,
     rpc::{
@@ -196,7 +197,7 @@ pub(super) async fn update(
         ("tenant_creation_approval_required", pb.tenant_creation_approval_required.is_some()),
         ("max_tenants", pb.max_tenants.is_some()),
     ];
-    let paths = super::service::masked(request.update_mask.as_ref(), &present, FIXED)?;
+    let paths = masked(request.update_mask.as_ref(), &present, FIXED)?;
     let mut fields = Fields::default();
     let named = |path| paths.contains(&path);
     let name = named("name").then(|| fields.take("account.name", read_name(pb)));

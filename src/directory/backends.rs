@@ -15,6 +15,7 @@ use crate::{
     error::{Error, Kind, Result},
     filter::{self, Condition, Field, FieldKind, Test},
     listing::{Listing, no_condition},
+    mask::masked,
     page::{Asked, Place},
     pb,
     rpc::{
@@ -173,7 +174,7 @@ pub(super) async fn update(
 ) -> Result<pb::Backend> {
     let pb = request.backend.as_ref().ok_or(Error::invalid("backend", "is required"))?;
     let present = [("external_name", pb.external_name.is_some())];
-    let named = super::service::masked(request.update_mask.as_ref(), &present, FIXED)?;
+    let named = masked(request.update_mask.as_ref(), &present, FIXED)?;
     let external_name = if named.is_empty() {
         None
     } else {

@@ -11,6 +11,7 @@ use crate::{
     filter::{self, Condition, Field, FieldKind, Test},
     keys::secret::ANY_ENVIRONMENT,
     listing::{Listing, no_condition},
+    mask::masked,
     page::{Asked, Place},
     pb,
     rpc::{
@@ -139,7 +140,7 @@ pub(super) async fn update(
 ) -> Result<Environment> {
     let pb = request.environment.as_ref().ok_or(Error::invalid("environment", "is required"))?;
     let present = [("name", pb.name.is_some()), ("position", pb.position.is_some())];
-    let named = super::service::masked(request.update_mask.as_ref(), &present, FIXED)?;
+    let named = masked(request.update_mask.as_ref(), &present, FIXED)?;
     let mut fields = Fields::default();
     let name = named.contains(&"name").then(|| fields.take("environment.name", read_name(pb)));
     let position = named.contains(&"position").then(|| {

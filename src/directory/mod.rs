@@ -38,7 +38,7 @@ pub(crate) fn account_of(call: &Call, field: &str, named: &str) -> Result<String
 /// Selects what an account owns as far as a call may see it: of all accounts, or of its own.
 macro_rules! owned_by_account {
     ($table:ident) => {
-        fn rows_of(
+        pub(super) fn rows_of(
             call: &$crate::rpc::Call,
         ) -> diesel::dsl::Filter<$table::table, $crate::filter::Condition<$table::table>> {
             let within: $crate::filter::Condition<$table::table> =

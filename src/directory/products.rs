@@ -11,6 +11,7 @@ use crate::{
     error::{Error, Kind, Result},
     filter::{self, Condition, Field, FieldKind, Test},
     listing::{Listing, no_condition},
+    mask::masked,
     page::{Asked, Place},
     pb,
     rpc::{
@@ -291,7 +292,7 @@ pub(super) async fn update(
         ("description", pb.description.is_some()),
         ("packages", !pb.packages.is_empty()),
     ];
-    let paths = super::service::masked(request.update_mask.as_ref(), &present, FIXED)?;
+    let paths = masked(request.update_mask.as_ref(), &present, FIXED)?;
     let mut fields = Fields::default();
     let named_in = |path| paths.contains(&path);
     let name = named_in("name").then(|| fields.take("product.name", read_name(pb)));

@@ -11,6 +11,7 @@ use crate::{
     error::{Error, Kind, Result},
     filter::{self, Condition, Field, FieldKind, Test},
     listing::{Listing, no_condition},
+    mask::masked,
     page::{Asked, Place},
     pb,
     rpc::{
@@ -184,7 +185,7 @@ pub(super) async fn update(
     let account_id = account_of(change.call, "reseller.account_id", &pb.account_id)?;
     let present =
         [("external_name", pb.external_name.is_some()), ("extra_data", pb.extra_data.is_some())];
-    let named = super::service::masked(request.update_mask.as_ref(), &present, FIXED)?;
+    let named = masked(request.update_mask.as_ref(), &present, FIXED)?;
     let mut fields = Fields::default();
     let external_name = fields.take("reseller.external_name", read_name(pb));
     let extra_data = fields.take("reseller.extra_data", read_json(pb.extra_data.as_ref()));

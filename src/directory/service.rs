@@ -6,8 +6,8 @@ use tonic::{Request, Response, Status};
 
 use super::{accounts, backends, domains, environments, products, resellers, templates};
 use crate::{
-    error::{Error, Result, Violation},
-    pb::{self, ErrorReason, directory_service_server::DirectoryService},
+    error::{Error, Result},
+    pb::{self, directory_service_server::DirectoryService},
     rpc::{Call, mutate::Change},
     server::Shared,
     wire::reference,
@@ -587,39 +587,5 @@ impl DirectoryService for Directory {
             .await?;
 
         Ok(Response::new(answer))
-    }
-}
-
-/// What an update mask names of the fields that can be changed; an empty mask names those present.
-/// `fixed` are the id, which names the record, and the fields that only the service writes: a mask may
-/// name them, to no effect.
-pub fn masked(
-    mask: Option<&prost_types::FieldMask>,
-    fields: &[(&'static str, bool)],
-    fixed: &[&str],
-) -> Result<Vec<&'static str>> {
-    let paths = mask.map(|mask| &mask.paths[..]).unwrap_or_default();
-    if paths.is_empty() {
-        return Ok(fields.iter().filter(|(_, present)| *present).map(|(name, _)| *name).collect());
-    }
-    if paths.iter().any(|path| path == "*") {
-        return Ok(fields.iter().map(|(name, _)| *name).collect());
-    }
-    let known = |path: &String| fields.iter().map(|(name, _)| *name).find(|name| name == path);
-    let refused = |path: &String| {
-        let names = fields.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ");
-        let text =
-            format!("names \"{path}\", which is no field that can be changed: those are {names}");
-        Violation::of(ErrorReason::ImmutableField, "update_mask", text)
-    };
-    let unknown = paths
-        .iter()
-        .filter(|path| known(path).is_none() && !fixed.contains(&path.as_str()))
-        .map(refused)
-        .collect::<Vec<_>>();
-    if unknown.is_empty() {
-        Ok(paths.iter().filter_map(known).collect())
-    } else {
-        Err(Error::Invalid(unknown))
     }
 }

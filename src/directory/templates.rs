@@ -10,6 +10,7 @@ use crate::{
     error::{Error, Kind, Result},
     filter::{self, Condition, Field, FieldKind, Test},
     listing::{Listing, no_condition},
+    mask::masked,
     page::{Asked, Place},
     pb,
     rpc::{
@@ -163,7 +164,7 @@ pub(super) async fn update(
         request.tenant_template.as_ref().ok_or(Error::invalid("tenant_template", "is required"))?;
     let account_id = account_of(change.call, "tenant_template.account_id", &pb.account_id)?;
     let present = [("defaults", pb.defaults.is_some())];
-    let paths = super::service::masked(request.update_mask.as_ref(), &present, FIXED)?;
+    let paths = masked(request.update_mask.as_ref(), &present, FIXED)?;
     let mut fields = Fields::default();
     fields.take("tenant_template.category", check_category(&pb.category));
     let defaults = pb.defaults.clone().unwrap_or_default();

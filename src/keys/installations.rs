@@ -20,13 +20,14 @@ use super::{
     secret::KeyText,
 };
 use crate::{
-    directory::{environments, products, service::masked},
-    error::{Error, Kind, Result, Violation},
+    directory::{environments, products},
+    error::{Error, Kind, Result},
     events::outbox::Event,
     filter::{self, Condition, Field, FieldKind, Term, Test},
     listing::{Listing, no_condition},
+    mask::{check_fixed, masked, said},
     page::{Asked, Place},
-    pb::{self, ErrorReason},
+    pb,
     rpc::{
         Call, TenantOfCall,
         mutate::{Change, check_etag, etag},
@@ -400,21 +401,6 @@ impl Patch {
         }
         Ok(())
     }
-}
-
-/// What an update says of a field that never changes; nothing where its mask names other fields.
-pub(crate) fn said<'a>(mask: Option<&prost_types::FieldMask>, sent: &'a str) -> &'a str {
-    let paths = mask.map(|mask| &mask.paths[..]).unwrap_or_default();
-    if paths.is_empty() || paths.iter().any(|path| path == "*") { sent } else { "" }
-}
-
-/// Refuses another value of a field that never changes.
-pub(crate) fn check_fixed(field: &str, said: &str, stored: &str) -> Result<()> {
-    if said.is_empty() || said == stored {
-        return Ok(());
-    }
-    let what = format!("is \"{stored}\" and cannot be changed");
-    Err(Error::Invalid(vec![Violation::of(ErrorReason::ImmutableField, field, what)]))
 }
 
 async fn update_one(

@@ -12,9 +12,9 @@ use uuid::Uuid;
 
 use super::master::MasterKey;
 use crate::{
-    directory::service::masked,
     error::{Error, Kind, Result},
     events::outbox::Event,
+    mask::masked,
     pb::{self, ErrorReason},
     rpc::{
         Call, TenantOfCall,

@@ -9,8 +9,8 @@ use super::{
     wire::{check_bindings, read_backends, read_end, read_roles},
 };
 use crate::{
-    directory::service::masked,
     error::{Error, Result},
+    mask::masked,
     pb::{self, ErrorReason},
     wire::{Fields, id, prose, text},
 };

@@ -159,9 +159,9 @@ pub(crate) fn json_of<M: prost::Message + prost::Name>(message: &M) -> serde_jso
     dynamic.transcode_from(message).expect("a message has the form of its own descriptor");
     debug_assert_eq!(dynamic.descriptor().full_name(), M::full_name());
     let options = prost_reflect::SerializeOptions::new().use_proto_field_name(true);
-    dynamic
-        .serialize_with_options(serde_json::value::Serializer, &options)
-        .expect("every message of this crate has a JSON form")
+    dynamic.serialize_with_options(serde_json::value::Serializer, &options).expect(
+        "times and numbers were read by `wire`, which lets none pass that JSON has no form for",
+    )
 }
 
 /// The message that [`json_of`] made this of.

@@ -12,12 +12,9 @@ use super::{
     wire::check_rules,
 };
 use crate::{
-    directory::service::masked,
     error::{Error, Result},
-    keys::{
-        installations::{check_fixed, said},
-        limits::{self, Credits, Rate},
-    },
+    keys::limits::{self, Credits, Rate},
+    mask::{check_fixed, masked, said},
     pb,
     rpc::permit::json_of,
     wire::{Fields, text},
