@@ -678,7 +678,9 @@ impl From<DieselError> for Error {
             DatabaseErrorKind::ClosedConnection
             | DatabaseErrorKind::UnableToSendCommand
             | DatabaseErrorKind::ReadOnlyTransaction => Self::DatabaseAway(error.into()),
-            _ if message.contains("deadlock detected") => Self::Contended(error),
+            _ if message.contains("deadlock detected") || message.contains("lock timeout") => {
+                Self::Contended(error)
+            }
             _ if message.contains("statement timeout") => Self::DeadlineExceeded,
             _ if message.contains("terminating connection")
                 || message.contains("the database system is") =>

@@ -48,6 +48,9 @@ const START_TIMEOUT: Duration = Duration::from_secs(30);
 /// How often answers that are kept no longer are cleared away.
 const SWEEP_EVERY: Duration = Duration::from_mins(10);
 
+/// How often it is tried at once to lock what others read.
+const SWEEP_ATTEMPTS: u32 = 5;
+
 /// The database within a private cluster.
 pub const PRIVATE_DATABASE: &str = "tenantry";
 /// The logins within a private cluster.
@@ -449,12 +452,25 @@ pub async fn sweep_once(shared: &Shared) -> Result<()> {
     let rows = mutate::delete_expired_records(transaction.conn()).await?;
     let operations = operations::store::delete_expired(transaction.conn()).await?;
     transaction.commit().await?;
-    // By itself, since it waits for whoever reads events, and may give up.
-    let mut transaction = shared.database.begin_as(Role::Worker, deadline).await?;
-    let keep = shared.settings.events.retention;
-    let weeks =
-        events::store::keep_partitions(transaction.conn(), shared.clock.now(), keep).await?;
-    transaction.commit().await?;
+    let weeks = keep_partitions(shared, deadline).await?;
     tracing::debug!(rows, operations, weeks, "cleared away what has expired");
     Ok(())
+}
+
+/// Makes and drops the partitions of events. By itself, since it waits for whoever reads them, though not for long.
+async fn keep_partitions(shared: &Shared, deadline: Instant) -> Result<i32> {
+    let keep = shared.settings.events.retention;
+    let mut attempt = 1;
+    loop {
+        let mut transaction = shared.database.begin_as(Role::Worker, deadline).await?;
+        let now = shared.clock.now();
+        match events::store::keep_partitions(transaction.conn(), now, keep).await {
+            Err(Error::Contended(_)) if attempt < SWEEP_ATTEMPTS => attempt += 1,
+            weeks => {
+                let weeks = weeks?;
+                transaction.commit().await?;
+                return Ok(weeks);
+            }
+        }
+    }
 }
