@@ -15,6 +15,7 @@ mod app_data;
 mod applications;
 mod authorizations;
 mod bad_input;
+mod browser;
 mod catalog;
 mod contract;
 mod crash;
