@@ -1,13 +1,14 @@
-# The front desk: what is not here does not exist. `make run` and `make test` need Rust and nothing else.
+# The front desk: what is not here does not exist. `make run` needs Rust and nothing else, and
+# `make test` installs what else it needs.
 
-.PHONY: run test check fmt clippy doc proto schema session bench deny postgres
+.PHONY: run test check fmt clippy doc proto schema session bench deny postgres mailpit chromium
 
 ## Serves, with a private Postgres in the data folder. Settings: make run ARGS="--listen 127.0.0.1:6000"
 run: postgres
 	cargo run -- $(ARGS)
 
-## Runs all tests, against a real Postgres that they start themselves.
-test: postgres
+## Runs all tests, against a real Postgres, a real mail server and a real browser that they start themselves.
+test: postgres mailpit chromium
 	cargo test
 
 ## All that CI checks besides the tests.
@@ -50,3 +51,11 @@ deny:
 ## Makes sure that Postgres's server binaries are on the machine.
 postgres:
 	@scripts/ensure-postgres
+
+## Makes sure that the tests' mail server is on the machine. It is built with Go, which is installed too.
+mailpit:
+	@scripts/ensure-mailpit
+
+## Makes sure that the tests' browser and its driver are on the machine.
+chromium:
+	@scripts/ensure-chromium
