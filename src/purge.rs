@@ -45,6 +45,7 @@ const STEP_TIMEOUT: Duration = Duration::from_secs(30);
 /// What a tenant owns: each table, and what tells its rows apart within the tenant. What rests on other
 /// rows comes before them. What is missing here goes with the row of the tenant, at once.
 const OWNED: &[(&str, &str)] = &[
+    ("tenant_authorization_usage", "authorization_id"),
     ("tenant_authorizations", "authorization_id"),
     ("imported_keys", "digest"),
     ("key_usage", "route, number"),

@@ -92,6 +92,17 @@ impl fmt::Display for Snapshot {
     }
 }
 
+impl Revision {
+    /// Reads what a caller sent as `min_revision`; nothing where it sent nothing.
+    ///
+    /// # Errors
+    ///
+    /// When it is none.
+    pub fn read(text: &str) -> Result<Option<Self>, NotARevision> {
+        if text.is_empty() { Ok(None) } else { text.parse().map(Some) }
+    }
+}
+
 impl FromStr for Revision {
     type Err = NotARevision;
 

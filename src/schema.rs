@@ -512,6 +512,16 @@ diesel::table! {
 }
 
 diesel::table! {
+    /// When what tenants authorize was used last (0-09). Written at most once a minute for an authorization, so that the authorizations themselves never are.
+    tenant_authorization_usage (tenant_uid, authorization_id) {
+        tenant_uid -> Uuid,
+        authorization_id -> Uuid,
+        /// To the minute. No index has it: an update stays on its page.
+        last_used_time -> Timestamptz,
+    }
+}
+
+diesel::table! {
     /// Which application a tenant lets act on it in which environment, and which it once did: nothing goes but with the tenant (0-16).
     tenant_authorizations (tenant_uid, authorization_id) {
         tenant_uid -> Uuid,
@@ -665,6 +675,8 @@ diesel::table! {
         update_time -> Timestamptz,
         /// Counts the changes of the row; the etag is made from it.
         version -> Int8,
+        /// Whose keys they are: they are good only while the tenant authorizes it. Null where they are nobody's.
+        application_id -> Nullable<Text>,
     }
 }
 
@@ -869,6 +881,7 @@ diesel::joinable!(tenant_authorizations -> tenants (tenant_uid));
 diesel::joinable!(tenant_entitlements -> tenants (tenant_uid));
 diesel::joinable!(tenant_external_ids -> tenants (tenant_uid));
 diesel::joinable!(tenant_groups -> domains (default_domain));
+diesel::joinable!(tenant_installations -> application_ids (application_id));
 diesel::joinable!(tenant_ip_allowlists -> tenants (tenant_uid));
 diesel::joinable!(tenant_oauth_clients -> tenants (tenant_uid));
 diesel::joinable!(tenant_service_settings -> tenants (tenant_uid));
@@ -906,6 +919,7 @@ diesel::allow_tables_to_appear_in_same_query!(
     resellers,
     tenant_app_key_configs,
     tenant_app_keys,
+    tenant_authorization_usage,
     tenant_authorizations,
     tenant_directory,
     tenant_end_user_app_data,

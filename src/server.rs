@@ -29,7 +29,13 @@ use crate::{
     directory::service::Directory,
     error::{Error, Result},
     events::{feed::Feed, service::Events},
-    keys::{cache::KeyCache, master::MasterKey, meter::Meter, service, usage::Usage},
+    keys::{
+        cache::KeyCache,
+        master::MasterKey,
+        meter::Meter,
+        service,
+        usage::{AuthorizationRef, Usage},
+    },
     longrunning::operations_server::OperationsServer,
     operations::{Signals, service::Operations},
     pb::{
@@ -65,12 +71,14 @@ pub struct Shared {
     pub operations: Signals,
     /// Tells what is new.
     pub feed: Arc<Feed>,
-    /// What this node knows of keys.
+    /// What this node knows of keys, and of what tenants authorize.
     pub keys: Arc<KeyCache>,
     /// Counts how often keys are used that have limits.
     pub meter: Arc<Meter>,
     /// Notes when keys are used.
     pub usage: Arc<Usage>,
+    /// Notes when what tenants authorize is used.
+    pub authorization_usage: Arc<Usage<AuthorizationRef>>,
 }
 
 impl Shared {
@@ -95,7 +103,7 @@ impl Shared {
             keys: keys.clone(),
         };
         let (operations, feed) = (Signals::default(), Arc::default());
-        let (meter, usage) = (Arc::default(), Arc::default());
+        let (meter, usage, authorization_usage) = (Arc::default(), Arc::default(), Arc::default());
         Ok(Self {
             database,
             mutator,
@@ -107,6 +115,7 @@ impl Shared {
             keys,
             meter,
             usage,
+            authorization_usage,
         })
     }
 

@@ -363,8 +363,11 @@ pub async fn serve(
     let purger = tokio::spawn(purge::run(started.shared.clone()));
     let follower = tokio::spawn(follow(started.shared.clone()));
     let herald = tokio::spawn(expiry::run(started.shared.clone()));
-    let Shared { usage, meter, database, .. } = &*started.shared;
-    let noter = tokio::spawn(keys::usage::run(usage.clone(), database.clone()));
+    let Shared { usage, authorization_usage, meter, database, .. } = &*started.shared;
+    let noters = [
+        tokio::spawn(keys::usage::run(usage.clone(), database.clone())),
+        tokio::spawn(keys::usage::run(authorization_usage.clone(), database.clone())),
+    ];
     let tidier = tokio::spawn(keys::meter::run(meter.clone(), database.clone()));
     let feed = started.shared.feed.clone();
     ready(edge.local_addr(), &started);
@@ -391,7 +394,9 @@ pub async fn serve(
     }
     // It was told to stop when the drain began, and does so no later than calls do.
     let _ = worker.await;
-    noter.abort();
+    for noter in noters {
+        noter.abort();
+    }
     tidier.abort();
     settle(&started.shared).await;
     follower.abort();
@@ -409,6 +414,12 @@ pub async fn serve(
 async fn settle(shared: &Shared) {
     if let Err(error) = shared.usage.flush(&shared.database).await {
         tracing::warn!(error = causes(&error), "when keys were used last was not written down");
+    }
+    if let Err(error) = shared.authorization_usage.flush(&shared.database).await {
+        tracing::warn!(
+            error = causes(&error),
+            "when authorizations were used last was not written down"
+        );
     }
     if let Err(error) = shared.meter.give_back(&shared.database).await {
         tracing::warn!(error = causes(&error), "unused credits were not given back");

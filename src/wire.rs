@@ -32,6 +32,11 @@ impl Fields {
         value.map_err(|description| self.refuse(field, description)).ok()
     }
 
+    /// Adds violations that others found.
+    pub fn add(&mut self, violations: Vec<Violation>) {
+        self.violations.extend(violations);
+    }
+
     /// Adds what others found within a part of the request, `prefix` in the place of theirs.
     pub fn absorb(&mut self, others: Self, theirs: &str, prefix: &str) {
         self.violations.extend(others.violations.into_iter().map(|mut violation| {

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use chrono::{DateTime, Utc};
-use diesel::{pg::Pg, prelude::*};
+use diesel::{dsl::exists, pg::Pg, prelude::*};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 
 use super::{
@@ -120,6 +120,12 @@ pub(super) async fn find(
         .optional()?
         .ok_or_else(|| not_found(application_id))?;
     complete_one(conn, found).await
+}
+
+/// Whether a call reaches an application.
+pub(super) async fn is_reached(change: &mut Change<'_>, application_id: &str) -> Result<bool> {
+    let found = rows_of(change.call).filter(applications::application_id.eq(application_id));
+    Ok(diesel::select(exists(found)).get_result(change.conn()).await?)
 }
 
 /// Finds an application as the caller has read it, and keeps others from changing it until the transaction ends.

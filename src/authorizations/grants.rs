@@ -3,7 +3,7 @@
 //! An authorization has two sides. Its tenant, and whoever is above that, sees it as everything that the tenant
 //! owns; the account of the application sees it whichever account the tenant is of.
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use diesel::{
     dsl::{Filter, exists, not},
     pg::Pg,
@@ -21,7 +21,7 @@ use crate::{
     db::Scope,
     error::{Error, Kind, Result},
     events::outbox::Event,
-    filter::{self, Condition, Field, FieldKind, Test, TextTest},
+    filter::{self, Comparison, Condition, Field, FieldKind, Test, TextTest},
     keys::model::KeyScope,
     listing::{Listing, no_condition},
     page::{Asked, Place},
@@ -31,12 +31,15 @@ use crate::{
         mutate::{Change, check_etag, etag},
         permit::json_of,
     },
-    schema::{tenant_authorizations, tenants},
+    schema::{tenant_authorization_usage, tenant_authorizations, tenants},
     seek, tenants as rooms,
     tenants::store::tenants_in,
     text_enum,
     wire::{Fields, email, id, request_id, text, time, timestamp},
 };
+
+/// For how long after its last use an application counts as using an authorization (0-09).
+const ACTIVE_FOR: TimeDelta = TimeDelta::days(30);
 
 const NAME_MAX: usize = 80;
 const REASON_MAX: usize = 500;
@@ -89,6 +92,22 @@ pub(super) struct Authorization {
     revoke_contact: Option<String>,
     update_time: DateTime<Utc>,
     version: i64,
+}
+
+/// An authorization, and when it was used last.
+pub(super) type Used = (Authorization, Option<DateTime<Utc>>);
+
+/// When an authorization was used last (0-09).
+#[diesel::dsl::auto_type]
+fn last_used_time() -> _ {
+    tenant_authorization_usage::table
+        .filter(tenant_authorization_usage::tenant_uid.eq(tenant_authorizations::tenant_uid))
+        .filter(
+            tenant_authorization_usage::authorization_id
+                .eq(tenant_authorizations::authorization_id),
+        )
+        .select(tenant_authorization_usage::last_used_time)
+        .single_value()
 }
 
 /// The authorizations that a call sees, from either side. Every query of this file starts from it.
@@ -246,7 +265,7 @@ pub(super) async fn grant(change: &mut Change<'_>, new: &New) -> Result<pb::Auth
         let id = row.application_id;
         return Err(Error::AlreadyExists { kind: Kind::Authorization, what: "application", id });
     }
-    let told = row.told(now);
+    let told = row.told(None, now);
     tell(change, "authorization.granted", &tenant, None, &told).await?;
     Ok(told)
 }
@@ -296,15 +315,27 @@ pub(super) async fn refuse_in_use(
     })
 }
 
+/// Whether a tenant has ever authorized an application.
+pub(super) async fn was_granted(
+    change: &mut Change<'_>,
+    tenant_uid: Uuid,
+    application_id: &str,
+) -> Result<bool> {
+    let granted = tenant_authorizations::table
+        .filter(tenant_authorizations::tenant_uid.eq(tenant_uid))
+        .filter(tenant_authorizations::application_id.eq(application_id));
+    Ok(diesel::select(exists(granted)).get_result(change.conn()).await?)
+}
+
 /// Finds an authorization.
 pub(super) async fn find(
     conn: &mut AsyncPgConnection,
     call: &Call,
     authorization_id: Uuid,
-) -> Result<Authorization> {
+) -> Result<Used> {
     rows_of(call)
         .filter(tenant_authorizations::authorization_id.eq(authorization_id))
-        .select(Authorization::as_select())
+        .select((Authorization::as_select(), last_used_time()))
         .get_result(conn)
         .await
         .optional()?
@@ -349,7 +380,7 @@ impl Revocation {
 /// Ends an authorization that was found, within the scope of its tenant.
 pub(super) async fn revoke(
     change: &mut Change<'_>,
-    found: &Authorization,
+    (found, last_used): &Used,
     why: &Revocation,
 ) -> Result<pb::Authorization> {
     change.call.check_environment(Some(&found.environment))?;
@@ -370,7 +401,7 @@ pub(super) async fn revoke(
     }
     let now = change.now;
     if before.state == Fate::Revoked {
-        return Ok(before.told(now));
+        return Ok(before.told(*last_used, now));
     }
     let after = Authorization {
         state: Fate::Revoked,
@@ -403,7 +434,7 @@ pub(super) async fn revoke(
         account_id: tenant.account_id,
         named: false,
     };
-    let (before, after) = (before.told(now), after.told(now));
+    let (before, after) = (before.told(*last_used, now), after.told(*last_used, now));
     tell(change, "authorization.revoked", &tenant, Some(&before), &after).await?;
     Ok(after)
 }
@@ -441,6 +472,7 @@ const FIELDS: &[Field] = &[
     Field { name: "grant_time", kind: FieldKind::Time },
     Field { name: "valid_until", kind: FieldKind::Time },
     Field { name: "revoke_time", kind: FieldKind::Time },
+    Field { name: "last_used_time", kind: FieldKind::Time },
 ];
 
 /// A list of authorizations that was asked for.
@@ -466,7 +498,7 @@ impl Query {
         &self,
         conn: &mut AsyncPgConnection,
         call: &Call,
-    ) -> Result<(Vec<Authorization>, String)> {
+    ) -> Result<(Vec<Used>, String)> {
         let Listing { page, terms, order } = &self.listing;
         let mut query = rows_of(call).into_boxed::<Pg>();
         for term in terms {
@@ -482,17 +514,17 @@ impl Query {
             }
         };
         let query = seek!(query, tenant_authorizations::grant_time, after, order.descending);
-        let mut found: Vec<Authorization> = query
+        let mut found: Vec<Used> = query
             .then_order_by(tenant_authorizations::authorization_id)
             .limit(page.limit())
-            .select(Authorization::as_select())
+            .select((Authorization::as_select(), last_used_time()))
             .load(conn)
             .await?;
-        let bytes = |row: &Authorization| {
+        let bytes = |(row, _): &Used| {
             let scopes = row.granted_scopes.iter().flatten().map(String::len).sum::<usize>();
             scopes + row.revoke_reason.as_ref().map_or(0, String::len) + 500
         };
-        let token = page.finish_within(&mut found, bytes, |row| Place {
+        let token = page.finish_within(&mut found, bytes, |(row, _)| Place {
             value: row.grant_time.timestamp_micros().to_string(),
             id: row.authorization_id.to_string(),
         });
@@ -538,8 +570,26 @@ impl Query {
                     filter::time(end.assume_not_null(), *comparison, *time);
                 Box::new(end.is_not_null().and(is))
             }
+            ("last_used_time", Test::Time(comparison, time)) => was_used(*comparison, *time),
             (field, _) => return Err(no_condition(field)),
         })
+    }
+}
+
+/// Authorizations that were used last at such a time. One that never was, was not.
+fn was_used(comparison: Comparison, at: DateTime<Utc>) -> Condition<tenant_authorizations::table> {
+    let used = tenant_authorization_usage::table
+        .filter(tenant_authorization_usage::tenant_uid.eq(tenant_authorizations::tenant_uid))
+        .filter(
+            tenant_authorization_usage::authorization_id
+                .eq(tenant_authorizations::authorization_id),
+        );
+    let time = tenant_authorization_usage::last_used_time;
+    match comparison {
+        Comparison::Less => Box::new(exists(used.filter(time.lt(at)))),
+        Comparison::LessOrEqual => Box::new(exists(used.filter(time.le(at)))),
+        Comparison::Greater => Box::new(exists(used.filter(time.gt(at)))),
+        Comparison::GreaterOrEqual => Box::new(exists(used.filter(time.ge(at)))),
     }
 }
 
@@ -558,9 +608,22 @@ impl Authorization {
         }
     }
 
-    /// How it looks from outside at a time.
-    pub(super) fn told(self, now: DateTime<Utc>) -> pb::Authorization {
+    /// Whether it is good at a time.
+    fn is_live_at(&self, now: DateTime<Utc>) -> bool {
+        !matches!(
+            self.state_at(now),
+            pb::AuthorizationState::Revoked | pb::AuthorizationState::Expired
+        )
+    }
+
+    /// How it looks from outside at a time, if it was used last at another.
+    pub(super) fn told(
+        self,
+        last_used: Option<DateTime<Utc>>,
+        now: DateTime<Utc>,
+    ) -> pb::Authorization {
         let state = self.state_at(now);
+        let active = self.is_live_at(now) && last_used.is_some_and(|last| now - last < ACTIVE_FOR);
         let Self {
             tenant_uid: _,
             authorization_id,
@@ -607,6 +670,8 @@ impl Authorization {
             revoked_by: revoked_by.unwrap_or_default(),
             revoke_reason: revoke_reason.unwrap_or_default(),
             revoke_contact: revoke_contact.unwrap_or_default(),
+            last_used_time: last_used.map(timestamp),
+            active,
             etag: etag(version),
             publisher_account_id,
         }

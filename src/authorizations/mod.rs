@@ -1,17 +1,43 @@
 //! What accounts publish and tenants authorize: `applications`, with how they look from outside (`wire`) and are listed
 //! (`list`), the `clients` as which they prove themselves, what tenants let them do (`grants`), and the RPCs
-//! (`service`).
+//! (`service`). Whether an application may: `check` (the methods), `verdict` (the checks, pure), `known` (what has to be
+//! known for them) and `resolve` (how that is read).
 
 pub mod applications;
+mod check;
 mod clients;
 mod grants;
+pub mod known;
 mod list;
+pub mod resolve;
 pub mod service;
+mod verdict;
 mod wire;
 
 use diesel::result::{DatabaseErrorKind, Error as DieselError};
 
-use crate::error::Error;
+use crate::{
+    error::{Error, Kind, Result},
+    rpc::{TenantOfCall, mutate::Change},
+};
+
+/// Checks that there is an application that a call reaches, or that a tenant has authorized.
+///
+/// # Errors
+///
+/// [`Error::NotFound`], or what the database reports.
+pub async fn require(
+    change: &mut Change<'_>,
+    tenant: &TenantOfCall,
+    application_id: &str,
+) -> Result<()> {
+    if applications::is_reached(change, application_id).await?
+        || grants::was_granted(change, tenant.uid, application_id).await?
+    {
+        return Ok(());
+    }
+    Err(Error::not_found(Kind::Application, application_id))
+}
 
 /// Somebody else was faster in deleting what a new row is of. The next attempt sees that.
 fn overtaken(error: DieselError) -> Error {

@@ -4,10 +4,11 @@ use std::sync::Arc;
 
 use tonic::{Request, Response, Status};
 
-use super::{applications, grants, list};
+use super::{applications, check, grants, list};
 use crate::{
     db::Scope,
     error::{Error, Result},
+    nodes,
     pb::{self, authorization_service_server::AuthorizationService},
     rpc::{Call, mutate::Change},
     server::Shared,
@@ -177,7 +178,8 @@ impl AuthorizationService for Authorizations {
             .mutator
             .mutate(&call, &request, async |change: &mut Change<'_>| {
                 let authorization = Some(grants::grant(change, &new).await?);
-                Ok(pb::GrantAuthorizationResponse { authorization })
+                let revision = change.revision().await?;
+                Ok(pb::GrantAuthorizationResponse { authorization, revision })
             })
             .await?;
 
@@ -191,9 +193,10 @@ impl AuthorizationService for Authorizations {
         let (call, request) = Call::of(request)?;
         let id = grants::read_id(&request.authorization_id)?;
 
-        let found = self.0.read(&call, async |conn| grants::find(conn, &call, id).await).await?;
+        let (found, last_used) =
+            self.0.read(&call, async |conn| grants::find(conn, &call, id).await).await?;
 
-        let authorization = Some(found.told(self.0.clock.now()));
+        let authorization = Some(found.told(last_used, self.0.clock.now()));
         Ok(Response::new(pb::GetAuthorizationResponse { authorization }))
     }
 
@@ -208,7 +211,8 @@ impl AuthorizationService for Authorizations {
         let (found, next_page_token) =
             self.0.read(&call, async |conn| query.run(conn, &call).await).await?;
 
-        let authorizations = found.into_iter().map(|found| found.told(now)).collect();
+        let told = found.into_iter().map(|(found, last_used)| found.told(last_used, now));
+        let authorizations = told.collect();
         Ok(Response::new(pb::ListAuthorizationsResponse { authorizations, next_page_token }))
     }
 
@@ -222,16 +226,38 @@ impl AuthorizationService for Authorizations {
         // From whichever side it is revoked: once it is known to be in reach, the change is one of its tenant.
         let find = async |conn: &mut _| grants::find(conn, &call, why.authorization_id).await;
         let found = self.0.read(&call, find).await?;
-        let call = call.within(Scope::Tenant(found.tenant_uid()));
-        let answer = self
+        let call = call.within(Scope::Tenant(found.0.tenant_uid()));
+        let mut answer = self
             .0
             .mutator
             .mutate(&call, &request, async |change: &mut Change<'_>| {
                 let authorization = Some(grants::revoke(change, &found, &why).await?);
-                Ok(pb::RevokeAuthorizationResponse { authorization })
+                let revision = change.revision().await?;
+                let answer = pb::RevokeAuthorizationResponse::default();
+                Ok(pb::RevokeAuthorizationResponse { authorization, revision, ..answer })
             })
             .await?;
+        if request.wait && !request.validate_only {
+            let told = nodes::confirm(&self.0, &answer.revision, call.deadline).await?;
+            (answer.confirmed, answer.silent_node_ids) = (told.confirmed, told.silent_node_ids);
+        }
 
         Ok(Response::new(answer))
+    }
+
+    async fn check_authorization(
+        &self,
+        request: Request<pb::CheckAuthorizationRequest>,
+    ) -> Result<Response<pb::CheckAuthorizationResponse>, Status> {
+        let (call, request) = Call::of(request)?;
+        Ok(Response::new(check::check(&self.0, &call, &request).await?))
+    }
+
+    async fn batch_check_authorizations(
+        &self,
+        request: Request<pb::BatchCheckAuthorizationsRequest>,
+    ) -> Result<Response<pb::BatchCheckAuthorizationsResponse>, Status> {
+        let (call, request) = Call::of(request)?;
+        Ok(Response::new(check::batch(&self.0, &call, &request).await?))
     }
 }

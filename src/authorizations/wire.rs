@@ -130,9 +130,18 @@ fn read_each(
 ///
 /// What would be right.
 pub(super) fn read_scope(scope: &str) -> Result<String, String> {
+    check_scope(scope).map(|()| scope.to_owned())
+}
+
+/// Checks what [`read_scope`] takes.
+///
+/// # Errors
+///
+/// As [`read_scope`].
+pub(super) fn check_scope(scope: &str) -> Result<(), String> {
     let fits = |byte: u8| byte.is_ascii_graphic() && byte != b'"' && byte != b'\\';
     if (1..=SCOPE_MAX).contains(&scope.len()) && scope.bytes().all(fits) {
-        Ok(scope.to_owned())
+        Ok(())
     } else {
         Err(format!("is not 1 to {SCOPE_MAX} visible ASCII characters without \" and \\"))
     }

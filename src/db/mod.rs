@@ -108,7 +108,7 @@ struct Settings {
 pub enum Role {
     /// Serves calls, within a scope.
     Service,
-    /// Resolves keys, of whichever tenant; sees only what a verdict needs.
+    /// Resolves keys and what is authorized, of whichever tenant; sees only what a verdict needs.
     Verifier,
     /// Clears away what has expired.
     Worker,
@@ -120,7 +120,7 @@ pub enum Role {
     Feed,
     /// Finds what ends soon, and tells of it.
     Expiry,
-    /// Counts how often and when keys are used.
+    /// Counts how often and when keys are used, and when authorizations are.
     Meter,
 }
 

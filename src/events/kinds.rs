@@ -83,7 +83,7 @@ pub const KINDS: &[&str] = &[
     "usage_record.created",
 ];
 
-/// The types that may change what a key is good for.
+/// The types that may change what a key is good for, or what an application may do.
 pub const OF_VERDICTS: &[&str] = &[
     "account.deleted",
     "account.updated",
@@ -91,6 +91,8 @@ pub const OF_VERDICTS: &[&str] = &[
     "api_key.rotated",
     "api_key.updated",
     "app_key.deleted",
+    "authorization.granted",
+    "authorization.revoked",
     "external_key.imported",
     "external_key.revoked",
     "external_key.rotated",
@@ -150,5 +152,16 @@ mod tests {
             assert!(resource.get_field_by_name(part).is_some(), "{kind}");
         }
         assert!(OF_VERDICTS.iter().all(|kind| KINDS.contains(kind)));
+    }
+
+    /// Whatever happens to an authorization changes what is known of it: no new type may be forgotten.
+    #[test]
+    fn all_that_happens_to_authorizations_is_of_verdicts() {
+        let of_authorizations = KINDS.iter().filter(|kind| kind.starts_with("authorization."));
+
+        assert!(of_authorizations.clone().count() >= 2);
+        for kind in of_authorizations {
+            assert!(OF_VERDICTS.contains(kind), "{kind}");
+        }
     }
 }

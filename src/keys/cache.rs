@@ -1,4 +1,5 @@
-//! What a node knows of keys, so that it need not ask for each verification, and never too long.
+//! What a node knows of keys and of what tenants authorize, so that it need not ask for each verification and each
+//! check, and never too long.
 //!
 //! - What was read of a key is kept, decoded, up to a number of bytes, and dropped when the feed tells of a
 //!   change of it. What concerns many keys at once, such as a lock on a tenant or on one above it, drops none
@@ -14,6 +15,11 @@
 //! reading ends. So every piece of news counts up a *generation*, and what was read in an earlier one is
 //! answered to those who asked before, but not kept. Whoever asks after the news does not share a reading
 //! from before it either. Both are decided under one lock with the news itself.
+//!
+//! # Authorizations
+//!
+//! They are known as keys are, in a place of their own and by the same rules: read by the same flights, dropped by the
+//! epochs of their tenant and of all above it, and answered from under the same lease.
 
 use std::{
     collections::HashMap,
@@ -25,17 +31,23 @@ use std::{
     time::Duration,
 };
 
+use diesel::QueryResult;
+use diesel_async::AsyncPgConnection;
 use quick_cache::{Weighter, sync::Cache};
 use tokio::{sync::watch, time::Instant};
 use uuid::Uuid;
 
 use super::{
-    known::{App, KeyKind, Known, Owner},
+    known::{App, KeyKind, Known, KnownTenant, Owner},
     master::MasterKey,
-    resolve::{self, Asked},
+    resolve::{self, By},
     secret::KeyRef,
 };
 use crate::{
+    authorizations::{
+        self,
+        known::{KnownAuthorization, Place, PlaceRef},
+    },
     db::{Database, Resolving},
     error::{Error, Result},
     events::kinds::OF_VERDICTS,
@@ -46,18 +58,21 @@ use crate::{
 /// How many statements that resolve keys run at a time.
 const STATEMENTS_MAX: usize = 2;
 
-/// How many keys one of them resolves.
-const KEYS_MAX: usize = 128;
+/// How many keys and authorizations one of them resolves.
+const ASKED_MAX: usize = 128;
 
 /// How long the database may take to resolve keys.
 const RESOLVE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How many keys that are not there are remembered, and for how long.
+/// How many keys and authorizations that are not there are remembered, and for how long.
 const MISSING_MAX: usize = 10_000;
 const MISSING_FOR: Duration = Duration::from_secs(2);
 
-/// How many keys wait to be read at most.
+/// How many keys and authorizations wait to be read at most.
 const WAITING_MAX: usize = 10_000;
+
+/// How long a node that is not as far as a caller asks for waits to get there by itself.
+const REVISION_WAIT: Duration = Duration::from_millis(50);
 
 /// How many texts of keys that were made elsewhere are remembered by their digest.
 const ALIASES_MAX: usize = 100_000;
@@ -65,10 +80,16 @@ const ALIASES_MAX: usize = 100_000;
 /// How large what is known of a key is, about, besides what it shares with others.
 const KEY_BYTES: u64 = 400;
 
+/// How large what is known of an authorization is, about, besides its scopes.
+const AUTHORIZATION_BYTES: u64 = 700;
+
+/// Which part of the bytes is for authorizations.
+const AUTHORIZATIONS_PART: u64 = 8;
+
 /// How many epochs there may be before those that no key hangs on are cleared away.
 const EPOCHS_SWEEP: usize = 4096;
 
-/// What happened that may change what holds for keys.
+/// What happened that may change what holds for keys or authorizations.
 #[derive(Clone, Debug)]
 pub struct News {
     /// The type of the event.
@@ -82,21 +103,43 @@ pub struct News {
 }
 
 impl News {
-    /// Whether a type of events can change what holds for keys.
+    /// Whether a type of events can change what holds for keys or authorizations.
     pub fn is_of_verdicts(kind: &str) -> bool {
         OF_VERDICTS.contains(&kind)
     }
 }
 
-/// What was answered of a key.
-#[derive(Clone, Debug)]
-pub struct Answer {
+/// By what something is asked for.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Asked {
+    Key(By),
+    Authorization(Arc<Place>),
+}
+
+/// What was answered of a key, or of what a tenant authorizes.
+#[derive(Debug)]
+pub struct Answer<T = Known> {
     /// What is known of it; nothing where it is not there.
-    pub known: Option<Arc<Known>>,
+    pub known: Option<Arc<T>>,
     /// The state that this is of; nothing where nobody knows.
     pub revision: Option<Arc<str>>,
     /// For how long it holds; nothing where the database was asked by a node without a lease.
     pub known_until: Option<KnownUntil>,
+}
+
+impl<T> Answer<T> {
+    /// The same of what is known, if it is what was meant.
+    fn of<U>(self, meant: impl FnOnce(Arc<T>) -> Option<Arc<U>>) -> Answer<U> {
+        let Self { known, revision, known_until } = self;
+        Answer { known: known.and_then(meant), revision, known_until }
+    }
+}
+
+impl<T> Clone for Answer<T> {
+    fn clone(&self) -> Self {
+        let Self { known, revision, known_until } = self;
+        Self { known: known.clone(), revision: revision.clone(), known_until: *known_until }
+    }
 }
 
 /// For how long an answer holds: until the lease that it was given under is over, or until the next news.
@@ -106,12 +149,13 @@ pub struct KnownUntil {
     generation: u64,
 }
 
-/// What a node knows of keys.
+/// What a node knows of keys, and of what tenants authorize.
 pub struct KeyCache {
     master: Arc<MasterKey>,
     resolving: Resolving,
     lease: Lease,
-    kept: Cache<KeyRef, Arc<Kept>, Weigher>,
+    kept: Cache<KeyRef, Arc<Kept<Known>>, Weigher>,
+    authorizations: Cache<Arc<Place>, Arc<Kept<KnownAuthorization>>, Weigher>,
     aliases: Cache<[u8; 32], KeyRef>,
     missing: Cache<Asked, Instant>,
     /// The state up to which everything was applied.
@@ -130,9 +174,9 @@ struct Applied {
     text: Arc<str>,
 }
 
-/// What is kept of a key.
-struct Kept {
-    known: Arc<Known>,
+/// What is kept of a key, or of what a tenant authorizes.
+struct Kept<T> {
+    known: Arc<T>,
     /// What it hangs on, and the sum of the epochs of that when it was read. Epochs only rise.
     epochs: Box<[Arc<AtomicU64>]>,
     sum: u64,
@@ -141,7 +185,7 @@ struct Kept {
     polls: u64,
 }
 
-impl Kept {
+impl<T> Kept<T> {
     fn is_current(&self) -> bool {
         sum(&self.epochs) == self.sum
     }
@@ -154,8 +198,14 @@ fn sum(epochs: &[Arc<AtomicU64>]) -> u64 {
 #[derive(Clone)]
 struct Weigher;
 
-impl Weighter<KeyRef, Arc<Kept>> for Weigher {
-    fn weight(&self, _: &KeyRef, kept: &Arc<Kept>) -> u64 {
+impl Weighter<Arc<Place>, Arc<Kept<KnownAuthorization>>> for Weigher {
+    fn weight(&self, _: &Arc<Place>, kept: &Arc<Kept<KnownAuthorization>>) -> u64 {
+        AUTHORIZATION_BYTES + kept.known.granted.heap_bytes() as u64
+    }
+}
+
+impl Weighter<KeyRef, Arc<Kept<Known>>> for Weigher {
+    fn weight(&self, _: &KeyRef, kept: &Arc<Kept<Known>>) -> u64 {
         let own = match &kept.known.kind {
             KeyKind::Api(grants) => grants.roles.len() * 8 + grants.backend_ids.len() * 48,
             // What it hangs on is shared, but perhaps with nobody.
@@ -165,7 +215,7 @@ impl Weighter<KeyRef, Arc<Kept>> for Weigher {
     }
 }
 
-/// What keys hang on.
+/// What keys and authorizations hang on.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Concern {
     Account(String),
@@ -196,7 +246,30 @@ struct Flight {
     done: watch::Sender<Option<Landed>>,
 }
 
-type Landed = Result<Answer, Failed>;
+type Landed = Result<Answer<Read>, Failed>;
+
+/// What was read.
+#[derive(Debug)]
+enum Read {
+    Key(Arc<Known>),
+    Authorization(Arc<KnownAuthorization>),
+}
+
+impl Read {
+    fn key(&self) -> Option<Arc<Known>> {
+        match self {
+            Self::Key(known) => Some(known.clone()),
+            Self::Authorization(_) => None,
+        }
+    }
+
+    fn authorization(&self) -> Option<Arc<KnownAuthorization>> {
+        match self {
+            Self::Authorization(known) => Some(known.clone()),
+            Self::Key(_) => None,
+        }
+    }
+}
 
 /// Why a reading failed, for all who waited for it.
 #[derive(Clone, Debug)]
@@ -226,12 +299,17 @@ impl KeyCache {
         lease: Duration,
         bytes: u64,
     ) -> Result<Self> {
-        let keys = usize::try_from(bytes / KEY_BYTES).unwrap_or(usize::MAX);
+        let of_authorizations = bytes / AUTHORIZATIONS_PART;
+        let of_keys = bytes - of_authorizations;
+        let number = |bytes: u64, of_one| usize::try_from(bytes / of_one).unwrap_or(usize::MAX);
+        let keys = number(of_keys, KEY_BYTES);
+        let authorizations = number(of_authorizations, AUTHORIZATION_BYTES);
         Ok(Self {
             master,
             resolving: database.resolving(STATEMENTS_MAX, RESOLVE_TIMEOUT)?,
             lease: Lease::new(lease),
-            kept: Cache::with_weighter(keys, bytes, Weigher),
+            kept: Cache::with_weighter(keys, of_keys, Weigher),
+            authorizations: Cache::with_weighter(authorizations, of_authorizations, Weigher),
             aliases: Cache::new(ALIASES_MAX),
             missing: Cache::new(MISSING_MAX),
             applied: RwLock::new(None),
@@ -270,7 +348,29 @@ impl KeyCache {
         if let Some(answer) = self.known(key_ref, at_least) {
             return Ok(answer);
         }
-        self.read(Asked::Ref(key_ref), at_least, deadline).await
+        let answer = self.read(Asked::Key(By::Ref(key_ref)), at_least, deadline).await?;
+        Ok(answer.of(|read| read.key()))
+    }
+
+    /// Finds what a tenant lets an application do in an environment, or let it do last; not older than a revision,
+    /// where there is one.
+    ///
+    /// # Errors
+    ///
+    /// As [`KeyCache::find`].
+    pub async fn find_authorization(
+        self: &Arc<Self>,
+        place: PlaceRef<'_>,
+        at_least: Option<&Revision>,
+        deadline: Instant,
+    ) -> Result<Answer<KnownAuthorization>> {
+        let kept = |cache: &Self| cache.authorizations.get(&place);
+        if let Some(answer) = self.known_of(kept, at_least) {
+            return Ok(answer);
+        }
+        let asked = Asked::Authorization(Arc::new(place.into()));
+        let answer = self.read(asked, at_least, deadline).await?;
+        Ok(answer.of(|read| read.authorization()))
     }
 
     /// As [`KeyCache::find`], by the SHA-256 of a text that was made elsewhere.
@@ -295,7 +395,10 @@ impl KeyCache {
             let known = self.aliases.get(&digest).and_then(|of| self.known(of, at_least));
             let answer = match known {
                 Some(answer) => answer,
-                None => self.read(Asked::Digest(digest), at_least, deadline).await?,
+                None => {
+                    let asked = Asked::Key(By::Digest(digest));
+                    self.read(asked, at_least, deadline).await?.of(|read| read.key())
+                }
             };
             if let Some(known) = &answer.known {
                 self.aliases.insert(digest, known.key_ref);
@@ -317,6 +420,11 @@ impl KeyCache {
     /// The state up to which everything was applied.
     pub fn revision(&self) -> Option<Arc<str>> {
         self.applied().map(|applied| applied.text.clone())
+    }
+
+    /// Gives the node a moment to get as far as a caller asks for by itself.
+    pub async fn approach(&self, revision: &Revision, deadline: Instant) {
+        self.reaches(revision, (Instant::now() + REVISION_WAIT).min(deadline)).await;
     }
 
     /// Waits until the node has applied a revision, but not for long; answers whether it has.
@@ -361,14 +469,20 @@ impl KeyCache {
 
     /// What is known of a key without asking.
     fn known(&self, key_ref: KeyRef, at_least: Option<&Revision>) -> Option<Answer> {
+        self.known_of(|cache| cache.kept.get(&key_ref), at_least)
+    }
+
+    /// What is known of what is kept, without asking.
+    fn known_of<T>(
+        &self,
+        kept: impl FnOnce(&Self) -> Option<Arc<Kept<T>>>,
+        at_least: Option<&Revision>,
+    ) -> Option<Answer<T>> {
         let known_until = Some(self.known_until()?);
-        // Before the key: what this state has of it was dropped before the state was told of.
+        // Before what is kept: what this state has of it was dropped before the state was told of.
         let applied = self.applied()?;
         let polls = *self.polls.borrow();
-        let kept = self.kept.get(&key_ref).filter(|kept| kept.is_current());
-        let Some(kept) = kept else {
-            return self.known_missing(Asked::Ref(key_ref), at_least);
-        };
+        let kept = kept(self).filter(|kept| kept.is_current())?;
         if at_least.is_some_and(|revision| !applied.snapshot.covers(revision)) {
             return None;
         }
@@ -378,9 +492,9 @@ impl KeyCache {
         Some(Answer { known: Some(kept.known.clone()), revision: Some(revision), known_until })
     }
 
-    fn known_missing(&self, asked: Asked, at_least: Option<&Revision>) -> Option<Answer> {
+    fn known_missing(&self, asked: &Asked, at_least: Option<&Revision>) -> Option<Answer<Read>> {
         let known_until = Some(self.known_until()?);
-        let until = self.missing.get(&asked)?;
+        let until = self.missing.get(asked)?;
         (at_least.is_none() && Instant::now() < until).then(|| Answer {
             known: None,
             revision: self.revision(),
@@ -394,14 +508,14 @@ impl KeyCache {
         asked: Asked,
         at_least: Option<&Revision>,
         deadline: Instant,
-    ) -> Result<Answer> {
-        if let Some(answer) = self.known_missing(asked, at_least) {
+    ) -> Result<Answer<Read>> {
+        if let Some(answer) = self.known_missing(&asked, at_least) {
             return Ok(answer);
         }
         let mut done = self.board(asked, at_least.is_none())?;
         let landed = tokio::time::timeout_at(deadline, done.wait_for(Option::is_some)).await;
         let landed = landed.map_err(|_| Error::DeadlineExceeded)?;
-        let landed = landed.map_err(|_| Error::internal("a reading of a key was given up"))?;
+        let landed = landed.map_err(|_| Error::internal("a reading was given up"))?;
         let answer = match landed.clone() {
             Some(landed) => landed?,
             None => return Err(Error::internal("a reading ended without an answer")),
@@ -435,10 +549,12 @@ impl KeyCache {
             }
         }
         if state.waiting.len() >= WAITING_MAX {
-            return Err(Error::Overloaded("too many keys wait to be read".into()));
+            return Err(Error::Overloaded(
+                "too many keys or authorizations wait to be read".into(),
+            ));
         }
         let (done, receiver) = watch::channel(None);
-        state.flights.insert(asked, Flight { sent: None, done });
+        state.flights.insert(asked.clone(), Flight { sent: None, done });
         state.waiting.push(asked);
         if state.running < STATEMENTS_MAX {
             state.running += 1;
@@ -452,7 +568,7 @@ impl KeyCache {
         loop {
             let (batch, generation) = {
                 let mut state = self.locked();
-                let number = state.waiting.len().min(KEYS_MAX);
+                let number = state.waiting.len().min(ASKED_MAX);
                 if number == 0 {
                     state.running -= 1;
                     return;
@@ -481,9 +597,18 @@ impl KeyCache {
     }
 
     async fn fly(&self, batch: Vec<(Asked, watch::Sender<Option<Landed>>)>, generation: u64) {
-        let asked = batch.iter().map(|(asked, _)| *asked).collect::<Vec<_>>();
-        let rows = self.resolving.run(async |conn| resolve::load(conn, &asked).await).await;
-        let found = rows.map(|rows| rows.decode(&self.master, &asked));
+        let (mut keys, mut places) = (Vec::new(), Vec::new());
+        for (asked, _) in &batch {
+            match asked {
+                Asked::Key(by) => keys.push(*by),
+                Asked::Authorization(place) => places.push(place.clone()),
+            }
+        }
+        let rows = self.resolving.run(async |conn| load(conn, &keys, &places).await).await;
+        let found = rows.map(|(of_keys, of_places)| {
+            let keys = of_keys.map(|rows| rows.decode(&self.master, &keys));
+            (keys, of_places.map(authorizations::resolve::Rows::decode))
+        });
         let mut state = self.locked();
         for (one, done) in &batch {
             // Unless somebody began another reading of it meanwhile.
@@ -492,28 +617,40 @@ impl KeyCache {
             }
         }
         match found {
-            Ok(mut found) => {
+            Ok((mut keys, mut authorizations)) => {
                 let keeps = state.follows && self.generation.load(Ordering::Acquire) == generation;
                 let known_until = self.known_until().filter(|_| keeps);
-                let revision = found.snapshot.clone();
                 for (one, done) in batch {
-                    let known = match found.keys.remove(&one) {
+                    let (read, revision) = match &one {
+                        Asked::Key(by) => {
+                            let found = keys.as_mut().and_then(|found| found.keys.remove(by));
+                            let read = found.map(|key| key.map(|key| Read::Key(state.share(key))));
+                            (read, keys.as_ref().and_then(|found| found.snapshot.clone()))
+                        }
+                        Asked::Authorization(place) => {
+                            let found = authorizations.as_mut();
+                            let found = found.and_then(|found| found.authorizations.remove(place));
+                            let read =
+                                found.map(|one| one.map(|one| Read::Authorization(Arc::new(one))));
+                            (read, authorizations.as_ref().and_then(|it| it.snapshot.clone()))
+                        }
+                    };
+                    let read = match read {
                         Some(Err(why)) => {
                             // One row that cannot be read is no reason to refuse the others.
                             done.send_replace(Some(Err(Failed::Fault(why))));
                             continue;
                         }
-                        Some(Ok(known)) => Some(state.share(known)),
+                        Some(Ok(read)) => Some(Arc::new(read)),
                         None => None,
                     };
                     if keeps {
-                        match &known {
-                            Some(known) => self.keep(&mut state, known, revision.clone()),
+                        match &read {
+                            Some(read) => self.keep(&mut state, read, revision.clone()),
                             None => self.missing.insert(one, Instant::now() + MISSING_FOR),
                         }
                     }
-                    let revision = revision.clone();
-                    done.send_replace(Some(Ok(Answer { known, revision, known_until })));
+                    done.send_replace(Some(Ok(Answer { known: read, revision, known_until })));
                 }
             }
             Err(error) => {
@@ -531,16 +668,29 @@ impl KeyCache {
         }
     }
 
-    fn keep(&self, state: &mut State, known: &Arc<Known>, revision: Option<Arc<str>>) {
-        let epochs = state.epochs_of(known);
-        let kept = Kept {
-            known: known.clone(),
-            sum: sum(&epochs),
-            epochs,
-            revision,
-            polls: *self.polls.borrow(),
-        };
-        self.kept.insert(known.key_ref, Arc::new(kept));
+    fn keep(&self, state: &mut State, read: &Read, revision: Option<Arc<str>>) {
+        match read {
+            Read::Key(known) => {
+                let kept = self.kept_now(state.epochs_of(known), known, revision);
+                self.kept.insert(known.key_ref, kept);
+            }
+            Read::Authorization(known) => {
+                let tenant = &known.tenant;
+                let epochs = state.epochs(concerns_of(tenant).collect());
+                let kept = self.kept_now(epochs, known, revision);
+                self.authorizations.insert(known.place.clone(), kept);
+            }
+        }
+    }
+
+    fn kept_now<T>(
+        &self,
+        epochs: Box<[Arc<AtomicU64>]>,
+        known: &Arc<T>,
+        revision: Option<Arc<str>>,
+    ) -> Arc<Kept<T>> {
+        let (sum, polls) = (sum(&epochs), *self.polls.borrow());
+        Arc::new(Kept { known: known.clone(), epochs, sum, revision, polls })
     }
 
     /// Applies what happened.
@@ -565,6 +715,11 @@ impl KeyCache {
                 ("app_key" | "key_config", ..) => {
                     state.raise(&Concern::AppKey(resource_id.clone()));
                 }
+                ("authorization", Some(uid), _) => {
+                    state.raise(&Concern::Tenant(*uid));
+                    // What is granted was missing until now.
+                    self.missing.clear();
+                }
                 (_, Some(uid), _) => state.raise(&Concern::Tenant(*uid)),
                 (_, None, Some(account)) => state.raise(&Concern::Account(account.clone())),
                 (_, None, None) => {}
@@ -584,6 +739,7 @@ impl KeyCache {
     pub fn forget(&self) {
         let _state = self.locked();
         self.kept.clear();
+        self.authorizations.clear();
         self.missing.clear();
         self.generation.fetch_add(1, Ordering::AcqRel);
     }
@@ -641,16 +797,17 @@ impl State {
     fn epochs_of(&mut self, known: &Known) -> Box<[Arc<AtomicU64>]> {
         let mut concerns = Vec::new();
         match (&known.owner.tenant, &known.owner.account_id) {
-            (Some(tenant), _) => {
-                concerns.push(Concern::Tenant(tenant.uid));
-                concerns.extend(tenant.ancestors.iter().copied().map(Concern::Tenant));
-            }
+            (Some(tenant), _) => concerns.extend(concerns_of(tenant)),
             (None, Some(account)) => concerns.push(Concern::Account(account.clone())),
             (None, None) => {}
         }
         if let KeyKind::External(external) = &known.kind {
             concerns.push(Concern::AppKey(external.app.app_key_id.clone()));
         }
+        self.epochs(concerns)
+    }
+
+    fn epochs(&mut self, concerns: Vec<Concern>) -> Box<[Arc<AtomicU64>]> {
         if self.epochs.len() >= EPOCHS_SWEEP && self.epochs.len() == self.epochs.capacity() {
             // Before it grows: what no key hangs on any more.
             self.epochs.retain(|_, epoch| Arc::strong_count(epoch) > 1);
@@ -661,12 +818,35 @@ impl State {
             .collect()
     }
 
-    /// Drops all keys that hang on something. Nothing is to be done where no key does.
+    /// Drops all that hangs on something. Nothing is to be done where nothing does.
     fn raise(&mut self, concern: &Concern) {
         if let Some(epoch) = self.epochs.get(concern) {
             epoch.fetch_add(1, Ordering::AcqRel);
         }
     }
+}
+
+/// What happens to a tenant, and to those above it, concerns all that is known of it.
+fn concerns_of(tenant: &KnownTenant) -> impl Iterator<Item = Concern> {
+    let above = tenant.ancestors.iter().copied();
+    std::iter::once(tenant.uid).chain(above).map(Concern::Tenant)
+}
+
+/// Reads keys and authorizations on one connection: by one statement, or one for each kind where both are missing.
+async fn load(
+    conn: &mut AsyncPgConnection,
+    keys: &[By],
+    places: &[Arc<Place>],
+) -> QueryResult<(Option<resolve::Rows>, Option<authorizations::resolve::Rows>)> {
+    let keys = match keys {
+        [] => None,
+        keys => Some(resolve::load(conn, keys).await?),
+    };
+    let places = match places {
+        [] => None,
+        places => Some(authorizations::resolve::load(conn, places).await?),
+    };
+    Ok((keys, places))
 }
 
 /// The same as is there already, or this from now on.

@@ -20,6 +20,7 @@ use super::{
     secret::KeyText,
 };
 use crate::{
+    authorizations,
     directory::{environments, products},
     error::{Error, Kind, Result},
     events::outbox::Event,
@@ -37,7 +38,7 @@ use crate::{
     seek,
     server::Shared,
     tenants::{life::check_protection_of_keys, model::generated_id_of, store},
-    wire::{Fields, prose, reference, timestamp},
+    wire::{Fields, id, prose, reference, timestamp},
 };
 
 /// For how many hours verifiers may keep what a key resolves to (1-22).
@@ -69,6 +70,8 @@ pub struct Installation {
     pub update_time: DateTime<Utc>,
     /// Counts the changes.
     pub version: i64,
+    /// The application whose keys its keys are.
+    pub application_id: Option<String>,
 }
 
 /// What a caller says of a new installation.
@@ -78,6 +81,7 @@ struct NewPackage {
     product_code: String,
     package_code: String,
     ttl_hours: i16,
+    application_id: Option<String>,
 }
 
 /// What a caller says of an installation that comes to be with its tenant.
@@ -109,6 +113,7 @@ impl NewPackage {
             product_code: product_code?,
             package_code: package_code?,
             ttl_hours: ttl_hours?,
+            application_id: None,
         })
     }
 }
@@ -134,6 +139,11 @@ impl NewInstallation {
         let key = NewExternalKey::read_first(key, "application.app_key.ext_key", now, fields);
         Some(Self { package: package?, config: config?, key: key? })
     }
+}
+
+/// Reads the id of an application, or nothing.
+fn read_application(application_id: &str) -> Result<Option<String>, String> {
+    if application_id.is_empty() { Ok(None) } else { id(application_id).map(Some) }
 }
 
 fn read_ttl(hours: i32) -> Result<i16, String> {
@@ -191,6 +201,9 @@ async fn add(
 ) -> Result<Installation> {
     let (account, now) = (&tenant.account_id, change.now);
     products::require_package(change.conn(), account, &new.product_code, &new.package_code).await?;
+    if let Some(application_id) = &new.application_id {
+        authorizations::require(change, tenant, application_id).await?;
+    }
     let installation = Installation {
         tenant_uid: tenant.uid,
         installation_id: generated_id_of("i"),
@@ -202,6 +215,7 @@ async fn add(
         create_time: now,
         update_time: now,
         version: 1,
+        application_id: new.application_id.clone(),
     };
     diesel::insert_into(tenant_installations::table)
         .values(&installation)
@@ -255,7 +269,11 @@ fn read_new(request: &pb::CreateInstallationRequest) -> Result<NewPackage> {
     let mut fields = Fields::default();
     let texts = (&*pb.description, &*pb.product_code, &*pb.package_code);
     let new = NewPackage::read(texts, pb.ttl_hours, "installation", &mut fields);
+    let application_id =
+        fields.take("installation.application_id", read_application(&pb.application_id));
     fields.finish()?;
+    let new = new.zip(application_id);
+    let new = new.map(|(new, application_id)| NewPackage { application_id, ..new });
     new.ok_or_else(|| Error::internal("a field was refused without a violation"))
 }
 
@@ -350,6 +368,7 @@ struct Patch {
     description: String,
     package_code: String,
     ttl_hours: i16,
+    application_id: Option<String>,
 }
 
 const FIXED: &[&str] = &["installation_id", "package", "create_time", "update_time", "etag"];
@@ -363,6 +382,7 @@ impl Patch {
             ("description", !pb.description.is_empty()),
             ("package_code", !pb.package_code.is_empty()),
             ("ttl_hours", pb.ttl_hours != 0),
+            ("application_id", !pb.application_id.is_empty()),
         ];
         let named = masked(mask, &present, FIXED)?;
         let mut fields = Fields::default();
@@ -370,6 +390,8 @@ impl Patch {
             fields.take("installation.description", prose(&pb.description, DESCRIPTION_MAX));
         let ttl_hours = if named.contains(&"ttl_hours") { read_ttl(pb.ttl_hours) } else { Ok(0) };
         let ttl_hours = fields.take("installation.ttl_hours", ttl_hours);
+        let application_id =
+            fields.take("installation.application_id", read_application(&pb.application_id));
         fields.finish()?;
         let installation_id =
             reference("installation.installation_id", &pb.installation_id)?.to_owned();
@@ -382,6 +404,7 @@ impl Patch {
             description: description.unwrap_or_default(),
             package_code: pb.package_code.clone(),
             ttl_hours: ttl_hours.unwrap_or_default(),
+            application_id: application_id.flatten(),
         })
     }
 
@@ -396,6 +419,7 @@ impl Patch {
                         products::read_package_code(product_code, &self.package_code)
                             .map_err(|why| Error::invalid("installation.package_code", why))?;
                 }
+                "application_id" => installation.application_id.clone_from(&self.application_id),
                 _ => installation.ttl_hours = self.ttl_hours,
             }
         }
@@ -422,6 +446,11 @@ async fn update_one(
         let (product, package) = (&after.product_code, &after.package_code);
         products::require_package(change.conn(), &tenant.account_id, product, package).await?;
     }
+    if let Some(application_id) = &after.application_id
+        && after.application_id != before.application_id
+    {
+        authorizations::require(change, tenant, application_id).await?;
+    }
     after.update_time = change.now;
     after.version += 1;
     diesel::update(tenant_installations::table.find((tenant.uid, &after.installation_id)))
@@ -431,6 +460,7 @@ async fn update_one(
             tenant_installations::ttl_hours.eq(after.ttl_hours),
             tenant_installations::update_time.eq(after.update_time),
             tenant_installations::version.eq(after.version),
+            tenant_installations::application_id.eq(&after.application_id),
         ))
         .execute(change.conn())
         .await
@@ -646,6 +676,7 @@ impl From<Installation> for pb::Installation {
             create_time,
             update_time,
             version,
+            application_id,
         } = installation;
         Self {
             installation_id,
@@ -657,6 +688,7 @@ impl From<Installation> for pb::Installation {
             create_time: Some(timestamp(create_time)),
             update_time: Some(timestamp(update_time)),
             etag: etag(version),
+            application_id: application_id.unwrap_or_default(),
         }
     }
 }

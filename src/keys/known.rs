@@ -7,7 +7,7 @@
 use std::{
     collections::HashMap,
     fmt,
-    sync::{Arc, LazyLock, OnceLock, atomic::AtomicI64},
+    sync::{Arc, LazyLock, OnceLock},
 };
 
 use chrono::{DateTime, Utc};
@@ -20,8 +20,12 @@ use super::{
     roles::{PERMISSIONS, ROLES, Role},
     rules::{DeviceRules, GeoRules},
     secret::{Digest, KeyRef},
+    usage::Noted,
 };
-use crate::{allowlist::model::Enforced, rpc::Caller, tenants::model::Standing};
+use crate::{
+    allowlist::model::Enforced, authorizations::known::Granted, rpc::Caller,
+    tenants::model::Standing,
+};
 
 /// A key, as far as it has to be known.
 #[derive(Debug)]
@@ -50,8 +54,8 @@ pub struct Known {
     pub limits: Option<Box<(Limits, i64)>>,
     /// The key as its calls know it, put together by the first of them.
     pub caller: OnceLock<Arc<Caller>>,
-    /// The minute since 1970 in which [`Usage`](super::usage::Usage) noted last that it was used.
-    pub noted: AtomicI64,
+    /// When it was noted last that it was used.
+    pub noted: Noted,
 }
 
 /// What is stored of a secret.
@@ -141,6 +145,17 @@ pub struct App {
     pub ttl_hours: i16,
     /// What it says to services in the environment.
     pub config: serde_json::Value,
+    /// The application that the installation is bound to.
+    pub bound: Option<Bound>,
+}
+
+/// An application that an installation is bound to.
+#[derive(PartialEq)]
+pub struct Bound {
+    /// The application.
+    pub application_id: String,
+    /// What the tenant lets it do in the environment, unless it has ended.
+    pub granted: Option<Granted>,
 }
 
 impl fmt::Debug for App {
@@ -199,6 +214,14 @@ static SORTED: LazyLock<Vec<(usize, &str)>> = LazyLock::new(|| {
 const _: () = assert!(PERMISSIONS.len() <= 64);
 
 impl Known {
+    /// The application that its installation is bound to.
+    pub fn bound(&self) -> Option<&Bound> {
+        match &self.kind {
+            KeyKind::External(external) => external.app.bound.as_ref(),
+            KeyKind::Api(_) => None,
+        }
+    }
+
     /// Whether a secret, known by its SHA-256, is the key's at a time; compared in constant time.
     pub fn has_secret(&self, master: &MasterKey, sha256: &[u8; 32], now: DateTime<Utc>) -> bool {
         let is = |stored: &Stored| {
@@ -215,17 +238,10 @@ impl Known {
 
     /// The next instant after a time at which time alone changes what holds.
     pub fn changes_at(&self, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
-        let standing = self.owner.tenant.as_ref().map(|tenant| &tenant.standing);
-        let trial = standing.and_then(|standing| standing.trial_expire_time);
-        let locks = standing.into_iter().flat_map(|standing| &standing.locks);
-        let unlocks = locks.filter_map(|(_, end)| *end);
+        let tenant = self.owner.tenant.as_ref();
+        let of_tenant = tenant.and_then(|tenant| tenant.standing.changes_at(now));
         let overlap = self.old_secret.as_deref().map(|(_, end)| *end);
-        self.expire_time
-            .into_iter()
-            .chain(trial)
-            .chain(overlap)
-            .chain(unlocks)
-            .filter(|instant| *instant > now)
-            .min()
+        let own = self.expire_time.into_iter().chain(overlap).filter(|instant| *instant > now);
+        own.chain(of_tenant).min()
     }
 }

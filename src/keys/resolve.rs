@@ -2,7 +2,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::{Arc, OnceLock, atomic::AtomicI64},
+    sync::{Arc, OnceLock},
 };
 
 use chrono::{DateTime, Utc};
@@ -21,15 +21,17 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use super::{
-    known::{ApiGrants, App, External, KeyKind, Known, KnownTenant, Owner, Stored},
+    known::{ApiGrants, App, Bound, External, KeyKind, Known, KnownTenant, Owner, Stored},
     limits::Limits,
     master::MasterKey,
     model::{KeyScope, roles_named},
     rules::{DeviceRules, GeoRules},
     secret::{Digest, KeyRef},
+    usage::Noted,
 };
 use crate::{
     allowlist,
+    authorizations::known::{End, Granted},
     error::{Error, Result, causes},
     schema::imported_keys,
     tenants::model::{LockMode, Standing, TenantState},
@@ -37,7 +39,7 @@ use crate::{
 
 /// By what a key is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Asked {
+pub enum By {
     /// By what its text leads to.
     Ref(KeyRef),
     /// By the digest of its text, as keys are that were made elsewhere.
@@ -47,7 +49,7 @@ pub enum Asked {
 /// What was found of the keys that were asked for.
 pub struct Found {
     /// The keys, by what they were asked for; of one that cannot be read, why.
-    pub keys: HashMap<Asked, Result<Known, Arc<str>>>,
+    pub keys: HashMap<By, Result<Known, Arc<str>>>,
     /// The state of the database that this is of, as a `pg_snapshot`.
     pub snapshot: Option<Arc<str>>,
 }
@@ -67,7 +69,8 @@ impl Query for Resolve {
 
 /// Both kinds of keys have the same columns here. Where none is found there is one row, of the snapshot alone:
 /// that a key is not there is true of a state too. Locks reach down the tree: they are looked up where they
-/// were set (3-22).
+/// were set (3-22). Of what the tenant lets the application of an installation do, that alone is read which has not
+/// ended, at most one.
 const BEFORE_ROUTES: &str = "\
 with asked as materialized (
     select route, number from unnest(";
@@ -109,7 +112,8 @@ select moment.snapshot, key.route is not null as is_there,
        coalesce(of_tenant.enabled, of_account.enabled) as list_enabled,
        coalesce(of_tenant.rules, of_account.rules) as list_rules,
        installation.installation_id, installation.product_code, installation.package_code,
-       installation.ttl_hours, config.config
+       installation.ttl_hours, config.config, installation.application_id, granted.authorization_id,
+       granted.valid_until, granted.granted_scopes
     from (select pg_current_snapshot()::text as snapshot) as moment
     left join key on true
     left join tenants as tenant on tenant.uid = key.tenant_uid
@@ -124,7 +128,11 @@ select moment.snapshot, key.route is not null as is_there,
             and installation.installation_id = app_key.installation_id
     left join tenant_app_key_configs as config
         on config.tenant_uid = key.tenant_uid and config.app_key_id = key.app_key_id
-            and config.environment = key.environment";
+            and config.environment = key.environment
+    left join tenant_authorizations as granted
+        on granted.tenant_uid = key.tenant_uid and granted.application_id = installation.application_id
+            and granted.environment = key.environment
+            and granted.state in ('ACTIVE', 'REAPPROVAL_REQUIRED')";
 
 impl QueryFragment<Pg> for Resolve {
     fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, Pg>) -> QueryResult<()> {
@@ -185,6 +193,10 @@ type Columns = (
     Nullable<Text>,
     Nullable<SmallInt>,
     Nullable<Jsonb>,
+    Nullable<Text>,
+    Nullable<SqlUuid>,
+    Nullable<Timestamptz>,
+    Nullable<Array<Nullable<Text>>>,
 );
 
 /// What stands in [`Columns`].
@@ -234,6 +246,10 @@ struct Row {
     package_code: Option<String>,
     ttl_hours: Option<i16>,
     config: Option<Value>,
+    application_id: Option<String>,
+    authorization_id: Option<Uuid>,
+    valid_until: Option<DateTime<Utc>>,
+    granted_scopes: Option<Vec<Option<String>>>,
 }
 
 /// The rows of keys, as the database answers them.
@@ -244,15 +260,15 @@ pub struct Rows(Vec<Row>);
 /// # Errors
 ///
 /// What the database reports.
-pub async fn load(conn: &mut AsyncPgConnection, asked: &[Asked]) -> QueryResult<Rows> {
+pub async fn load(conn: &mut AsyncPgConnection, asked: &[By]) -> QueryResult<Rows> {
     let mut resolve = Resolve { routes: Vec::new(), numbers: Vec::new(), digests: Vec::new() };
     for one in asked {
         match one {
-            Asked::Ref(key_ref) => {
+            By::Ref(key_ref) => {
                 resolve.routes.push(key_ref.route);
                 resolve.numbers.push(key_ref.number);
             }
-            Asked::Digest(digest) => resolve.digests.push(digest.to_vec()),
+            By::Digest(digest) => resolve.digests.push(digest.to_vec()),
         }
     }
     Ok(Rows(resolve.load(conn).await?))
@@ -270,7 +286,7 @@ pub async fn has_imported(conn: &mut AsyncPgConnection) -> QueryResult<bool> {
 
 impl Rows {
     /// Decodes them. A key that was asked for by its ref and by its digest is there by both.
-    pub fn decode(mut self, master: &MasterKey, asked: &[Asked]) -> Found {
+    pub fn decode(mut self, master: &MasterKey, asked: &[By]) -> Found {
         let asked = asked.iter().collect::<HashSet<_>>();
         let mut found = Found { keys: HashMap::new(), snapshot: None };
         for row in &mut self.0 {
@@ -279,10 +295,10 @@ impl Rows {
             if !row.is_there {
                 continue;
             }
-            let by_ref = Asked::Ref(KeyRef { route: row.route, number: row.number });
+            let by_ref = By::Ref(KeyRef { route: row.route, number: row.number });
             let digests = [Some(&*row.digest), row.old_digest.as_deref()];
             let digests = digests.into_iter().flatten().filter_map(|it| it.try_into().ok());
-            for by in std::iter::once(by_ref).chain(digests.map(Asked::Digest)) {
+            for by in std::iter::once(by_ref).chain(digests.map(By::Digest)) {
                 if asked.contains(&by) {
                     let known = row.decode(master).map_err(|why| causes(&why).into());
                     found.keys.insert(by, known);
@@ -321,7 +337,7 @@ impl Row {
             owner: Arc::new(self.owner()?),
             kind: self.kind()?,
             caller: OnceLock::new(),
-            noted: AtomicI64::new(0),
+            noted: Noted::default(),
         })
     }
 
@@ -363,12 +379,29 @@ impl Row {
             package_code: self.package_code.clone().ok_or_else(missing)?,
             ttl_hours: self.ttl_hours.ok_or_else(missing)?,
             config: self.config.clone().unwrap_or_default(),
+            bound: self.bound(),
         };
         let geo = GeoRules::of_stored(self.geo.as_ref())?;
         let devices = DeviceRules::of_stored(self.device.as_ref())?;
         // As text it is about as much as decoded.
-        let bytes = geo.heap_bytes() + devices.heap_bytes() + app.config.to_string().len();
+        let granted = app.bound.as_ref().and_then(|bound| bound.granted.as_ref());
+        let bytes = geo.heap_bytes()
+            + devices.heap_bytes()
+            + app.config.to_string().len()
+            + granted.map_or(0, Granted::heap_bytes);
         Ok(KeyKind::External(Box::new(External { app: Arc::new(app), geo, devices, bytes })))
+    }
+
+    fn bound(&self) -> Option<Bound> {
+        let scopes = || self.granted_scopes.iter().flatten().flatten().cloned().collect();
+        let granted = self.authorization_id.map(|authorization_id| Granted {
+            authorization_id,
+            end: End::None,
+            valid_until: self.valid_until,
+            scopes: scopes(),
+            noted: Noted::default(),
+        });
+        Some(Bound { application_id: self.application_id.clone()?, granted })
     }
 }
 
@@ -377,7 +410,7 @@ fn digest_of(stored: &[u8]) -> Result<Digest> {
 }
 
 /// Reads locks as the statement tells them: each a mode and an end, which may be null.
-fn locks_of(locks: Option<&Value>) -> Result<Vec<(LockMode, Option<DateTime<Utc>>)>> {
+pub(crate) fn locks_of(locks: Option<&Value>) -> Result<Vec<(LockMode, Option<DateTime<Utc>>)>> {
     let unreadable = || Error::internal("a lock cannot be read");
     let read = |lock: &Value| {
         let mode = match lock[0].as_str() {

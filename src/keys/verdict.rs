@@ -12,6 +12,7 @@ use super::{
     rules::Device,
 };
 use crate::{
+    authorizations::known::Granted,
     pb::VerifyCode,
     tenants::model::{LockMode, Standing},
 };
@@ -27,6 +28,8 @@ pub struct Question<'a> {
     pub device: Option<&'a Device>,
     /// The application that must be authorized.
     pub application_id: &'a str,
+    /// What the tenant of the key lets that application do, where the key is not bound to one by itself.
+    pub granted: Option<&'a Granted>,
     /// The permissions that the bearer needs.
     pub required_permissions: &'a [String],
     /// The scopes that the bearer needs.
@@ -85,6 +88,36 @@ const CHECKS: &[Check] = &[
     Check::Scopes,
 ];
 
+/// What lets a bearer do something in the name of an application at the time of a question: what the tenant grants to
+/// the application that the key is bound to, or else to the one that is asked for.
+pub fn granted<'a>(known: &'a Known, question: &Question<'a>) -> Option<&'a Granted> {
+    let granted = match known.bound() {
+        Some(bound) => bound.granted.as_ref(),
+        None => question.granted,
+    };
+    granted.filter(|granted| granted.is_live(question.now))
+}
+
+/// Whether a key is one of the application that is asked for, if any is, and that application is authorized.
+fn is_authorized(known: &Known, question: &Question<'_>) -> bool {
+    let asked = question.application_id;
+    match known.bound() {
+        None if asked.is_empty() => true,
+        Some(bound) if !asked.is_empty() && bound.application_id != asked => false,
+        _ => granted(known, question).is_some(),
+    }
+}
+
+/// The scopes that are asked for and not granted.
+fn missing_scopes<'a>(
+    known: &'a Known,
+    question: &Question<'a>,
+) -> impl Iterator<Item = &'a String> {
+    let granted = granted(known, question);
+    let lacks = move |scope: &&String| granted.is_none_or(|granted| !granted.grants(scope));
+    question.required_scopes.iter().filter(lacks)
+}
+
 /// The code of the first check that a key fails; nothing where it passes them all.
 pub fn failure(known: &Known, question: &Question<'_>) -> Option<VerifyCode> {
     CHECKS.iter().find(|check| !check.passes(known, question)).map(|check| check.code())
@@ -141,12 +174,12 @@ impl Check {
             (Self::GeoAllow, KeyKind::External(of)) => of.geo.allows(question.client_ip),
             (Self::DeviceDeny, KeyKind::External(of)) => !of.devices.denies(question.device),
             (Self::DeviceAllow, KeyKind::External(of)) => of.devices.allows(question.device),
-            (Self::Authorization, _) => question.application_id.is_empty(),
+            (Self::Authorization, _) => is_authorized(known, question),
             (Self::Permissions, KeyKind::Api(grants)) => {
                 question.required_permissions.iter().all(|permission| grants.grants(permission))
             }
             (Self::Permissions, KeyKind::External(_)) => question.required_permissions.is_empty(),
-            (Self::Scopes, _) => question.required_scopes.is_empty(),
+            (Self::Scopes, _) => missing_scopes(known, question).next().is_none(),
             (Self::Ip, KeyKind::External(_))
             | (
                 Self::GeoDeny | Self::GeoAllow | Self::DeviceDeny | Self::DeviceAllow,
@@ -252,11 +285,20 @@ impl Check {
             (Self::DeviceDeny | Self::DeviceAllow, _) => {
                 "the key may be used from any device".to_owned()
             }
-            (Self::Authorization, _) if question.application_id.is_empty() => {
-                "no application is asked for".to_owned()
-            }
             (Self::Authorization, _) => {
-                format!("the application \"{}\" is not authorized", question.application_id)
+                let asked = question.application_id;
+                let is = is("is authorized", "is not authorized");
+                match known.bound() {
+                    None if asked.is_empty() => "no application is asked for".to_owned(),
+                    Some(bound) if !asked.is_empty() && bound.application_id != asked => format!(
+                        "the key is one of the application \"{}\", asked for \"{asked}\"",
+                        bound.application_id
+                    ),
+                    Some(bound) => {
+                        format!("the application \"{}\" of the key {is}", bound.application_id)
+                    }
+                    None => format!("the application \"{asked}\" {is}"),
+                }
             }
             (Self::Permissions, kind) => {
                 let lacks = |permission: &&String| match kind {
@@ -265,7 +307,7 @@ impl Check {
                 };
                 list_of(question.required_permissions.iter().filter(lacks), "permissions")
             }
-            (Self::Scopes, _) => list_of(question.required_scopes.iter(), "scopes"),
+            (Self::Scopes, _) => list_of(missing_scopes(known, question), "scopes"),
         }
     }
 }
@@ -281,7 +323,7 @@ fn list_of<'a>(missing: impl Iterator<Item = &'a String>, what: &str) -> String 
 
 #[cfg(test)]
 mod tests {
-    use std::sync::{Arc, OnceLock, atomic::AtomicI64};
+    use std::sync::{Arc, OnceLock};
 
     use chrono::TimeDelta;
     use proptest::prelude::*;
@@ -291,11 +333,13 @@ mod tests {
     use super::*;
     use crate::{
         allowlist::model::{Enforced, Rule},
+        authorizations::known::End,
         keys::{
-            known::{ApiGrants, App, External, KnownTenant, Owner, Stored},
+            known::{ApiGrants, App, Bound, External, KnownTenant, Owner, Stored},
             model::{KeyScope, roles_named},
             rules::{DeviceRules, GeoRules},
             secret::{Digest, KeyRef},
+            usage::Noted,
         },
         pb,
         tenants::model::TenantState,
@@ -336,7 +380,7 @@ mod tests {
             revoke_time: None,
             limits: None,
             caller: OnceLock::new(),
-            noted: AtomicI64::new(0),
+            noted: Noted::default(),
         }
     }
 
@@ -353,6 +397,7 @@ mod tests {
             package_code: "BASIC".into(),
             ttl_hours: 24,
             config: json!({}),
+            bound: None,
         };
         let geo = GeoRules::of_stored(Some(geo)).unwrap();
         let devices = DeviceRules::of_stored(Some(devices)).unwrap();
@@ -365,6 +410,7 @@ mod tests {
             client_ip: None,
             device: None,
             application_id: "",
+            granted: None,
             required_permissions: permissions,
             required_scopes: scopes,
             now: now(),
@@ -479,6 +525,48 @@ mod tests {
         );
         let free = external(&json!({}), &json!({}));
         assert_eq!(failure(&free, &question(&[], &[])), None);
+    }
+
+    fn granted(scopes: &[&str], valid_until: Option<DateTime<Utc>>) -> Granted {
+        Granted {
+            authorization_id: Uuid::nil(),
+            end: End::None,
+            valid_until,
+            scopes: names(scopes),
+            noted: Noted::default(),
+        }
+    }
+
+    /// A key whose installation is bound is one of its application alone, whatever else the tenant authorizes.
+    #[test]
+    fn a_key_of_an_application_is_good_while_that_is_authorized() {
+        use VerifyCode::{InsufficientScope, NotAuthorized};
+
+        let bound = |authorized: Option<Granted>| {
+            let mut key = external(&json!({}), &json!({}));
+            if let KeyKind::External(of) = &mut key.kind {
+                let bound = Bound { application_id: "crm".into(), granted: authorized };
+                Arc::get_mut(&mut of.app).unwrap().bound = Some(bound);
+            }
+            key
+        };
+        let (read, write) = (names(&["read"]), names(&["read", "write"]));
+        let elsewhere = granted(&["write"], None);
+        let told = |key: &Known, application_id, scopes| {
+            let asked =
+                Question { application_id, granted: Some(&elsewhere), ..question(&[], scopes) };
+            failure(key, &asked)
+        };
+
+        let live = bound(Some(granted(&["read"], Some(now() + TimeDelta::seconds(1)))));
+        assert_eq!(told(&live, "", &[]), None);
+        assert_eq!(told(&live, "crm", &read), None);
+        assert_eq!(told(&live, "crm", &write), Some(InsufficientScope));
+        assert_eq!(told(&live, "erp", &[]), Some(NotAuthorized));
+        assert_eq!(told(&bound(None), "", &[]), Some(NotAuthorized));
+        let over = bound(Some(granted(&["read"], Some(now()))));
+        assert_eq!(told(&over, "", &[]), Some(NotAuthorized));
+        assert_eq!(told(&api(), "erp", &write[1..]), None, "what the tenant grants elsewhere");
     }
 
     #[test]

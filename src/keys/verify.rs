@@ -19,10 +19,11 @@ use super::{
 };
 use crate::{
     allowlist::model::address,
+    authorizations::known::{Granted, KnownAuthorization, PlaceRef},
     db::Scope,
     error::{Error, Result},
     pb::{self, VerifyCode},
-    revision::Revision,
+    revision::{Revision, Snapshot},
     rpc::Call,
     server::Shared,
     wire::{Fields, check_id, struct_of_json, text, timestamp},
@@ -39,9 +40,6 @@ const USER_AGENT_MAX: usize = 1_024;
 
 /// How long the text of a key is that was made elsewhere.
 const FOREIGN_TEXT_MAX: usize = 4_096;
-
-/// How long a node that is not as far as a caller asks for waits to get there by itself.
-const REVISION_WAIT: Duration = Duration::from_millis(50);
 
 /// Tells whether a key is good.
 ///
@@ -175,15 +173,12 @@ impl<'a> Asked<'a> {
                 fields.refuse(&format!("{prefix}{name}"), why);
             }
         }
-        let at_least = match &*request.min_revision {
-            "" => None,
-            revision => match revision.parse() {
-                Ok(revision) => Some(revision),
-                Err(why) => {
-                    fields.refuse(&format!("{prefix}min_revision"), format!("{why}"));
-                    None
-                }
-            },
+        let at_least = match Revision::read(&request.min_revision) {
+            Ok(revision) => revision,
+            Err(why) => {
+                fields.refuse(&format!("{prefix}min_revision"), why.to_string());
+                None
+            }
         };
         Self { request, environment, client_ip, device, at_least }
     }
@@ -212,6 +207,9 @@ const ATTEMPTS: usize = 5;
 /// What there is to wait for of a verification: the key, and its use.
 struct Settled {
     found: Result<(Answer, [u8; 32]), Malformed>,
+    /// What the tenant of the key lets the application do that is asked for, where the key is not one of an
+    /// application by itself.
+    authorized: Option<Answer<KnownAuthorization>>,
     spent: Option<Spent>,
 }
 
@@ -219,7 +217,13 @@ impl Settled {
     /// Whether there is word of whatever changes what was found.
     fn is_followed(&self) -> bool {
         self.found.as_ref().map_or(true, |(answer, _)| answer.known_until.is_some())
+            && self.authorized.as_ref().is_none_or(|answer| answer.known_until.is_some())
     }
+}
+
+/// What an answer lets an application do.
+fn granted_of(authorized: Option<&Answer<KnownAuthorization>>) -> Option<&Granted> {
+    authorized?.known.as_deref().map(|known| &known.granted)
 }
 
 /// Finds a key, and uses it up by one where nothing else stands against it and it was not used up before.
@@ -232,20 +236,22 @@ async fn settle(
     for _ in 0..ATTEMPTS {
         let found = find(shared, call, asked).await?;
         let Ok((answer, sha256)) = &found else {
-            return Ok(Settled { found, spent });
+            return Ok(Settled { found, authorized: None, spent });
         };
+        let authorized = authorize(shared, call, asked, (answer, sha256)).await?;
         // First, since it is cheap, and true of nearly all.
         let is_limited = answer.known.as_ref().is_some_and(|known| known.limits.is_some());
         if spent.is_some() || !is_limited {
-            return Ok(Settled { found, spent });
+            return Ok(Settled { found, authorized, spent });
         }
         let Some(known) = known_of(shared, call, answer, sha256) else {
-            return Ok(Settled { found, spent });
+            return Ok(Settled { found, authorized, spent });
         };
         let said = asked.said_device(&known);
-        let question = asked.question(said.as_ref(), shared.clock.now());
+        let granted = granted_of(authorized.as_ref());
+        let question = asked.question(said.as_ref(), granted, shared.clock.now());
         if verdict::failure(&known, &question).is_some() {
-            return Ok(Settled { found, spent });
+            return Ok(Settled { found, authorized, spent });
         }
         spent = spend(shared, &known, call.deadline).await?;
         if spent.is_none() {
@@ -257,6 +263,29 @@ async fn settle(
         // Waited for: what was found before may not hold any more.
     }
     Err(Error::DatabaseAway("the limits of the key change all the time".into()))
+}
+
+/// Finds what the tenant of a key lets the application do that is asked for, unless the key is one of an application:
+/// that is known with the key.
+async fn authorize(
+    shared: &Shared,
+    call: &Call,
+    asked: &Asked<'_>,
+    (answer, sha256): (&Answer, &[u8; 32]),
+) -> Result<Option<Answer<KnownAuthorization>>> {
+    let application_id = &*asked.request.application_id;
+    // What can be no id is that of no application.
+    if application_id.is_empty() || check_id(application_id).is_err() {
+        return Ok(None);
+    }
+    let known = known_of(shared, call, answer, sha256).filter(|known| known.bound().is_none());
+    let Some(tenant) = known.as_ref().and_then(|known| known.owner.tenant.as_ref()) else {
+        return Ok(None);
+    };
+    let place =
+        PlaceRef { tenant_id: &tenant.tenant_id, application_id, environment: &asked.environment };
+    let at_least = asked.at_least.as_ref();
+    shared.keys.find_authorization(place, at_least, call.deadline).await.map(Some)
 }
 
 /// The key that was found, if its secret was sent and it is within the scope of the caller.
@@ -283,12 +312,18 @@ impl Asked<'_> {
         }
     }
 
-    fn question<'q>(&'q self, said: Option<&'q Device>, now: DateTime<Utc>) -> Question<'q> {
+    fn question<'q>(
+        &'q self,
+        said: Option<&'q Device>,
+        granted: Option<&'q Granted>,
+        now: DateTime<Utc>,
+    ) -> Question<'q> {
         Question {
             environment: &self.environment,
             client_ip: self.client_ip,
             device: self.device.as_ref().or(said),
             application_id: &self.request.application_id,
+            granted,
             required_permissions: &self.request.required_permissions,
             required_scopes: &self.request.required_scopes,
             now,
@@ -305,35 +340,45 @@ fn tell(
     settled: &Settled,
 ) -> Option<pb::VerifyKeyResponse> {
     let request = asked.request;
-    let revision = || shared.keys.revision();
     let (answer, sha256) = match &settled.found {
         Ok(found) => found,
         // What was never one of our keys may be one that somebody else has imported: no word of that.
         Err(Malformed::Form) => {
-            return Some(not_found(UNKNOWN, revision().as_deref(), request.explain));
+            let revision = shared.keys.revision();
+            return Some(not_found(UNKNOWN, revision.as_deref(), request.explain));
         }
         Err(malformed) => {
             return Some(not_found(&malformed.to_string(), None, request.explain));
         }
     };
     // Of an answer that nothing was known for, only the moment is known that it was read at.
-    let kept = match answer.known_until {
-        Some(until) => shared.keys.left(until)?,
-        None => Duration::ZERO,
+    let left = |until| match until {
+        Some(until) => shared.keys.left(until),
+        None => Some(Duration::ZERO),
     };
+    let mut kept = left(answer.known_until)?;
+    let mut revision = answer.revision.as_deref();
+    if let Some(authorized) = &settled.authorized {
+        kept = kept.min(left(authorized.known_until)?);
+        revision = older(revision, authorized.revision.as_deref());
+    }
     let Some(known) = known_of(shared, call, answer, sha256) else {
-        return Some(not_found(UNKNOWN, answer.revision.as_deref(), request.explain));
+        return Some(not_found(UNKNOWN, revision, request.explain));
     };
     let now = shared.clock.now();
     let said = asked.said_device(&known);
-    let question = asked.question(said.as_ref(), now);
+    let question = asked.question(said.as_ref(), granted_of(settled.authorized.as_ref()), now);
+    let granted = verdict::granted(&known, &question);
     let failure = verdict::failure(&known, &question);
     let code = failure.or(settled.spent.and_then(Spent::code)).unwrap_or(VerifyCode::Valid);
     if code == VerifyCode::Valid {
         shared.usage.note(&known, now);
+        if let (Some(granted), Some(tenant)) = (granted, &known.owner.tenant) {
+            shared.authorization_usage.note(granted, tenant.uid, now);
+        }
     }
 
-    let mut response = told(&known, answer, kept, code, request, now);
+    let mut response = told(&known, granted, (kept, revision), code, request, now);
     let spent = settled.spent.filter(|_| failure.is_none());
     response.retry_after = spent.and_then(Spent::retry_after).map(duration);
     if request.explain {
@@ -342,6 +387,15 @@ fn tell(
         response.checks = outcomes.into_iter().map(Into::into).collect();
     }
     Some(response)
+}
+
+/// The older one of two states that were read one after the other, which both are not older than.
+fn older<'a>(one: Option<&'a str>, other: Option<&'a str>) -> Option<&'a str> {
+    let (one, other) = (one?, other?);
+    let is_later = one.parse::<Snapshot>().is_ok_and(|state| {
+        other.parse::<Snapshot>().is_ok_and(|other| state.covers(&Revision::State(other)))
+    });
+    Some(if is_later { other } else { one })
 }
 
 /// Why a key is not found, in one way for all of them: guesses learn nothing.
@@ -358,8 +412,7 @@ async fn find(
     let at_least = asked.at_least.as_ref();
     let parsed = secret::parse(&shared.master, &asked.request.key);
     if let (Some(revision), Ok(_) | Err(Malformed::Form)) = (at_least, &parsed) {
-        let until = (Instant::now() + REVISION_WAIT).min(call.deadline);
-        shared.keys.reaches(revision, until).await;
+        shared.keys.approach(revision, call.deadline).await;
     }
     match parsed {
         Ok(parsed) => {
@@ -443,8 +496,8 @@ fn explain_limits(known: &Known, spent: Option<Spent>) -> [Outcome; 2] {
 /// What there is to say of a key that was found.
 fn told(
     known: &Known,
-    answer: &Answer,
-    kept: Duration,
+    granted: Option<&Granted>,
+    (kept, revision): (Duration, Option<&str>),
     code: VerifyCode,
     request: &pb::VerifyKeyRequest,
     now: DateTime<Utc>,
@@ -452,7 +505,9 @@ fn told(
     let valid = code == VerifyCode::Valid;
     let tenant = known.owner.tenant.as_ref();
     let is_locked = || tenant.is_some_and(|tenant| tenant.standing.lock(now).is_some());
-    let until_change = known.changes_at(now).and_then(|instant| (instant - now).to_std().ok());
+    let ends = granted.and_then(|granted| granted.changes_at(now));
+    let changes_at = known.changes_at(now).into_iter().chain(ends).min();
+    let until_change = changes_at.and_then(|instant| (instant - now).to_std().ok());
     let at_most = |time: Duration| until_change.map_or(time, |until| until.min(time));
     // Of what is limited each use counts.
     let kept = if known.limits.is_none() { at_most(kept) } else { Duration::ZERO };
@@ -467,7 +522,8 @@ fn told(
         read_only: valid && is_locked(),
         expire_time: known.expire_time.map(timestamp),
         cache_ttl: Some(duration(kept)),
-        revision: answer.revision.as_deref().unwrap_or_default().to_owned(),
+        revision: revision.unwrap_or_default().to_owned(),
+        scopes: granted.map(|granted| granted.scopes.clone()).unwrap_or_default(),
         ..Default::default()
     };
     match &known.kind {
@@ -483,6 +539,9 @@ fn told(
             response.installation_id.clone_from(&app.installation_id);
             response.product_code.clone_from(&app.product_code);
             response.package_code.clone_from(&app.package_code);
+            if let Some(bound) = &app.bound {
+                response.application_id.clone_from(&bound.application_id);
+            }
             if !kept.is_zero() {
                 let hours = u64::try_from(app.ttl_hours).unwrap_or(0);
                 response.watched_cache_ttl = Some(duration(at_most(Duration::from_hours(hours))));
@@ -495,7 +554,8 @@ fn told(
     response
 }
 
-fn duration(duration: Duration) -> prost_types::Duration {
+/// A length of time as messages carry it.
+pub(crate) fn duration(duration: Duration) -> prost_types::Duration {
     prost_types::Duration {
         seconds: i64::try_from(duration.as_secs()).unwrap_or(i64::MAX),
         nanos: duration.subsec_nanos().cast_signed(),

@@ -201,6 +201,13 @@ impl Standing {
     pub fn lock(&self, now: DateTime<Utc>) -> Option<LockMode> {
         strictest(&self.locks, now).map(|(mode, _)| mode)
     }
+
+    /// The next instant after a time at which time alone changes whether its keys work: the end of a trial or of a
+    /// lock.
+    pub fn changes_at(&self, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
+        let unlocks = self.locks.iter().filter_map(|(_, end)| *end);
+        self.trial_expire_time.into_iter().chain(unlocks).filter(|instant| *instant > now).min()
+    }
 }
 
 /// The strictest of the locks that are in force at a time; of equal ones the one that lasts longest.

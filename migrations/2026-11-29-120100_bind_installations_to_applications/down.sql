@@ -1,0 +1,1 @@
+alter table tenant_installations drop column application_id;
