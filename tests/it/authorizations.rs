@@ -8,15 +8,18 @@ use tonic::Status;
 use crate::app::{App, Caller, count, fields, rows, tenant, told};
 
 /// Two accounts: `ours` with the tenant `foo` and the application `crm`, and `theirs` with `bar` and `erp`.
-struct World {
-    app: App,
-    ours: Caller,
-    theirs: Caller,
+pub struct World {
+    pub app: App,
+    pub ours: Caller,
+    pub theirs: Caller,
 }
 
 impl World {
-    async fn new() -> Self {
-        let app = App::start().await;
+    pub async fn new() -> Self {
+        Self::of(App::start().await).await
+    }
+
+    pub async fn of(app: App) -> Self {
         let (ours, theirs) = (app.account("ours").await, app.account("theirs").await);
         for (account, tenant_id, application) in [(&ours, "foo", "crm"), (&theirs, "bar", "erp")] {
             account.create(tenant(tenant_id)).await.unwrap();
@@ -27,31 +30,31 @@ impl World {
         Self { app, ours, theirs }
     }
 
-    async fn key(&self, of: &Caller, role: &str) -> Caller {
+    pub async fn key(&self, of: &Caller, role: &str) -> Caller {
         self.app.as_key(&of.create_key(&[role]).await)
     }
 }
 
-async fn grant(caller: &Caller, more: Value) -> Result<Value, Status> {
+pub async fn grant(caller: &Caller, more: Value) -> Result<Value, Status> {
     let mut request =
         json!({"tenant_id": "foo", "application_id": "crm", "environment": "Production"});
     request.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
     Ok(caller.call("GrantAuthorization", request).await?["authorization"].take())
 }
 
-async fn get(caller: &Caller, id: &Value) -> Result<Value, Status> {
+pub async fn get(caller: &Caller, id: &Value) -> Result<Value, Status> {
     let answer = caller.call("GetAuthorization", json!({"authorization_id": id})).await;
     Ok(answer?["authorization"].take())
 }
 
-async fn revoke(caller: &Caller, id: &Value, more: Value) -> Result<Value, Status> {
+pub async fn revoke(caller: &Caller, id: &Value, more: Value) -> Result<Value, Status> {
     let mut request =
         json!({"authorization_id": id, "contact_email": "boss@foo.example", "reason": "moved on"});
     request.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
     Ok(caller.call("RevokeAuthorization", request).await?["authorization"].take())
 }
 
-async fn list(caller: &Caller, request: Value) -> Vec<Value> {
+pub async fn list(caller: &Caller, request: Value) -> Vec<Value> {
     let answer = caller.call("ListAuthorizations", request).await.unwrap();
     answer.get("authorizations").and_then(Value::as_array).cloned().unwrap_or_default()
 }

@@ -48,7 +48,10 @@ fn good_request(method: &MethodDescriptor) -> DynamicMessage {
         "UpdateApplication" => r#"{"application": {"application_id": "new", "name": "New"}}"#,
         "GetApplication" | "DeleteApplication" => r#"{"application_id": "new"}"#,
         "RotateApplicationClientSecret" => r#"{"application_id": "new", "environment": "sod"}"#,
-        "GrantAuthorization" => {
+        "BatchCheckAuthorizations" => {
+            r#"{"requests": [{"tenant_id": "foo", "application_id": "new", "environment": "sod"}]}"#
+        }
+        "CheckAuthorization" | "GrantAuthorization" => {
             r#"{"tenant_id": "foo", "application_id": "new", "environment": "sod"}"#
         }
         "GetAuthorization" => r#"{"authorization_id": "00000000-0000-0000-0000-000000000000"}"#,

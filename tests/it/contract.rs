@@ -101,10 +101,20 @@ fn requests_of_one_kind_have_one_form() {
         }
         let (input, output) = (method.input(), method.output());
         let takes = |field: &str| input.get_field_by_name(field).is_some();
-        let changes =
-            !["Get", "Lookup", "List", "Test", "Verify", "BatchVerify", "WhoAmI", "Watch"]
-                .iter()
-                .any(|verb| method.name().starts_with(verb));
+        let changes = ![
+            "Get",
+            "Lookup",
+            "List",
+            "Test",
+            "Verify",
+            "BatchVerify",
+            "Check",
+            "BatchCheck",
+            "WhoAmI",
+            "Watch",
+        ]
+        .iter()
+        .any(|verb| method.name().starts_with(verb));
         assert_eq!(takes("request_id"), changes, "{}", method.name());
         assert_eq!(takes("validate_only"), changes, "{}", method.name());
         let adds = ["Create", "Grant", "Import", "Record", "Take"]

@@ -22,14 +22,15 @@ use crate::app::{App, Caller, application, product, tenant, told};
 
 /// Lies between a node and Postgres, and can swallow everything without closing anything: what a network does
 /// at its worst.
-struct Proxy {
+pub struct Proxy {
     folder: PathBuf,
-    url: String,
+    pub url: String,
     swallows: watch::Sender<bool>,
 }
 
 impl Proxy {
-    async fn before(app: &App) -> Self {
+    /// Lies before the database of an app.
+    pub async fn before(app: &App) -> Self {
         let url = app.service_url().await;
         let (head, rest) = url.split_once('@').unwrap();
         let (host, database) = rest.split_once('/').unwrap();
@@ -48,11 +49,11 @@ impl Proxy {
         Self { url: format!("{head}@{host}/{database}"), folder, swallows }
     }
 
-    fn cut(&self) {
+    pub fn cut(&self) {
         self.swallows.send_replace(true);
     }
 
-    fn heal(&self) {
+    pub fn heal(&self) {
         self.swallows.send_replace(false);
     }
 }
@@ -116,7 +117,7 @@ async fn revoke(caller: &Caller, id: &str, wait: bool) -> Value {
 }
 
 /// A fleet whose nodes look for news so rarely that nobody can mistake luck for a promise.
-async fn slow_fleet() -> (App, App, App) {
+pub async fn slow_fleet() -> (App, App, App) {
     let slow = |settings: &mut tenantry::config::Settings| {
         settings.feed.poll_interval = Duration::from_millis(700);
     };

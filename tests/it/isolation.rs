@@ -348,6 +348,14 @@ fn attacks(world: &World, method: &MethodDescriptor) -> Vec<String> {
             r#"{{"authorization_id": "{}", "contact_email": "a@b.c", "reason": "sabotage"}}"#,
             world.their_authorization
         )],
+        "CheckAuthorization" => named(
+            r#"{"tenant_id": "theirs-low", "application_id": "theirs-app", "environment": "production",
+                "explain": true}"#,
+        ),
+        "BatchCheckAuthorizations" => named(
+            r#"{"requests": [{"tenant_id": "theirs-low", "application_id": "theirs-app",
+                "environment": "production", "explain": true}]}"#,
+        ),
         "ListAuthorizations" => {
             vec!["{}".into(), r#"{"filter": "tenant_id = \"theirs-low\""}"#.into()]
         }

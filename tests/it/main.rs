@@ -17,6 +17,7 @@ mod authorizations;
 mod bad_input;
 mod browser;
 mod catalog;
+mod checks;
 mod contract;
 mod crash;
 mod creation;

@@ -586,17 +586,18 @@ async fn statements(app: &App) -> Vec<Statement> {
     diesel_async::RunQueryDsl::load(diesel::sql_query(query), &mut conn).await.unwrap()
 }
 
-async fn counted<T>(app: &App, act: impl Future<Output = T>) -> (T, i64) {
+pub async fn counted<T>(app: &App, act: impl Future<Output = T>) -> (T, i64) {
     let reset = "select pg_stat_statements_reset(0,
         (select oid from pg_database where datname = current_database()), 0)";
     let mut conn = app.superuser().await;
     conn.batch_execute(reset).await.unwrap();
     let done = act.await;
-    // What the feed's connection does before and after it takes on its role is the feed's too.
+    // What the feed's connection does before and after it takes on its role is the feed's too. A connection that is
+    // new is prepared once.
     let all = statements(app).await;
     let own = |statement: &&Statement| {
         let text = statement.query.to_lowercase();
-        !["begin", "commit", "rollback"].contains(&&*text)
+        !["begin", "commit", "rollback"].contains(&&*text) && !text.starts_with("set ")
     };
     for statement in all.iter().filter(own) {
         println!("{} x {}", statement.calls, statement.query.lines().next().unwrap_or_default());

@@ -146,6 +146,8 @@ impl World {
             .batch_execute(
                 "update tenants set reseller_id = 'north' where tenant_id like '%-sold';
                  insert into key_usage select route, number, tenant_uid, now() from external_keys;
+                 insert into tenant_authorization_usage
+                     select tenant_uid, authorization_id, now() from tenant_authorizations;
                  insert into key_rate_windows
                      select route, number, tenant_uid, 1, 1, 1, 1 from external_keys;
                  insert into key_credits
@@ -759,6 +761,7 @@ async fn each_role_has_the_rights_of_its_job_and_no_others() {
             "meter key_credits select",
             "meter key_rate_windows insert select update",
             "meter key_usage insert select update",
+            "meter tenant_authorization_usage insert select update",
             "operator events(account_id,actor,after,ancestors,before,correlation_id,event_id,event_time,\
              method,on_behalf_of,resource_id,resource_type,tenant_id,tenant_uid,type) insert",
             "operator operations select",
@@ -788,6 +791,8 @@ async fn each_role_has_the_rights_of_its_job_and_no_others() {
             "purger tenant_app_key_configs(app_key_id,environment,tenant_uid) select",
             "purger tenant_app_keys delete",
             "purger tenant_app_keys(app_key_id,tenant_uid) select",
+            "purger tenant_authorization_usage delete",
+            "purger tenant_authorization_usage(authorization_id,tenant_uid) select",
             "purger tenant_authorizations delete",
             "purger tenant_authorizations(authorization_id,tenant_uid) select",
             "purger tenant_directory delete",
@@ -839,6 +844,7 @@ async fn each_role_has_the_rights_of_its_job_and_no_others() {
             "service resellers delete insert select update",
             "service tenant_app_key_configs delete insert select",
             "service tenant_app_keys delete insert select",
+            "service tenant_authorization_usage select",
             "service tenant_authorizations insert select",
             "service tenant_directory delete insert select",
             "service tenant_end_user_app_data delete insert select update",
@@ -865,7 +871,11 @@ async fn each_role_has_the_rights_of_its_job_and_no_others() {
             "verifier imported_keys(digest,number,route) select",
             "verifier tenant_app_key_configs(app_key_id,config,environment,tenant_uid) select",
             "verifier tenant_app_keys(app_key_id,installation_id,tenant_uid) select",
-            "verifier tenant_installations(installation_id,package_code,product_code,tenant_uid,ttl_hours) select",
+            "verifier tenant_authorizations(application_id,authorization_id,environment,grant_time,\
+             granted_scopes,publisher_account_id,state,tenant_uid,valid_until) select",
+            "verifier tenant_directory(key,kind,tenant_uid) select",
+            "verifier tenant_installations(application_id,installation_id,package_code,product_code,tenant_uid,\
+             ttl_hours) select",
             "verifier tenant_ip_allowlists(enabled,rules,tenant_uid) select",
             "verifier tenants(account_id,ancestors,lock_mode,state,tenant_id,trial_expire_time,uid,\
              unlock_time) select",
@@ -905,6 +915,8 @@ async fn each_role_of_a_single_job_can_do_that_and_nothing_else() {
         (Role::Verifier, "select name from tenants"),
         (Role::Verifier, "select name from api_keys"),
         (Role::Verifier, "update api_keys set revoke_time = null"),
+        (Role::Verifier, "select authorizer_email from tenant_authorizations"),
+        (Role::Verifier, "update tenant_authorizations set state = 'ACTIVE'"),
         (Role::Verifier, "select 1 from events"),
         (Role::Verifier, "select 1 from idempotency_records"),
         (Role::Worker, "select 1 from tenants"),
