@@ -36,7 +36,10 @@ use tenantry::{
         model::{new_ref, route_of_tenant},
         secret::{self, KeySecret},
     },
-    pb::{self, key_service_client::KeyServiceClient, tenant_service_client::TenantServiceClient},
+    pb::{
+        self, authorization_service_client::AuthorizationServiceClient,
+        key_service_client::KeyServiceClient, tenant_service_client::TenantServiceClient,
+    },
     server, start,
     telemetry::{self, Metrics, Sampling},
 };
@@ -53,6 +56,7 @@ const CONNECTIONS: usize = 8;
 const CALLERS: usize = 64;
 const VERIFY: &str = "/tenantry.v1.KeyService/VerifyKey";
 const BATCH: &str = "/tenantry.v1.KeyService/BatchVerifyKeys";
+const CHECK: &str = "/tenantry.v1.AuthorizationService/CheckAuthorization";
 const HEALTH: &str = "/grpc.health.v1.Health/Check";
 
 fn main() {
@@ -349,8 +353,12 @@ async fn measure() {
     let hundred = pb::BatchVerifyKeysRequest {
         requests: keys.texts[..100].iter().map(|key| ask(key)).collect(),
     };
+    let check = work(CHECK, authorize(&tenantry, &root).await.encode_to_vec());
+    let answer = check.call(&mut tenantry.connections[0].clone()).await.split_off(5);
+    assert!(pb::CheckAuthorizationResponse::decode(&*answer).unwrap().allowed);
     let rows = [
         ("VerifyKey, known", &hot, 1.0),
+        ("CheckAuthorization, known", &check, 1.0),
         ("VerifyKey, forged", &work(VERIFY, forged.encode_to_vec()), 1.0),
         ("Health.Check, through the same layers", &work(HEALTH, Vec::new()), 1.0),
         ("BatchVerifyKeys of 100, for each key", &work(BATCH, hundred.encode_to_vec()), 100.0),
@@ -440,6 +448,35 @@ async fn keys(
     }
     conn.batch_execute("analyze api_keys").await.unwrap();
     Keys { verifier, texts, ids }
+}
+
+/// Lets an application act on the tenant; answers what asks whether it may.
+async fn authorize(server: &Server, root: &str) -> pb::CheckAuthorizationRequest {
+    let mut service = AuthorizationServiceClient::new(server.channels[0].clone());
+    let application = pb::Application {
+        application_id: "bench".into(),
+        account_id: "default".into(),
+        name: Some("Bench".into()),
+        environments: vec!["production".into()],
+        scopes: vec!["read".into()],
+        ..Default::default()
+    };
+    let new = pb::CreateApplicationRequest { application: Some(application), ..Default::default() };
+    service.create_application(by(root, new)).await.unwrap();
+    let grant = pb::GrantAuthorizationRequest {
+        tenant_id: "bench".into(),
+        application_id: "bench".into(),
+        environment: "production".into(),
+        ..Default::default()
+    };
+    service.grant_authorization(by(root, grant)).await.unwrap();
+    pb::CheckAuthorizationRequest {
+        tenant_id: "bench".into(),
+        application_id: "bench".into(),
+        environment: "production".into(),
+        scopes: vec!["read".into()],
+        ..Default::default()
+    }
 }
 
 #[expect(clippy::too_many_arguments, reason = "two sides of a comparison")]
