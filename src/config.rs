@@ -47,8 +47,12 @@ pub struct Settings {
     /// Postgres to use, as the service's role; without one, a private cluster in `data_dir`.
     #[serde(serialize_with = "masked")]
     pub database_url: Option<SecretString>,
-    /// Folder of the private cluster, the root key and the master key; always absolute.
+    /// Folder of the private cluster, the root key, the master key and mails; always absolute.
     pub data_dir: PathBuf,
+    /// What links in mails begin with; without it, `http://` or, with `tls.cert`, `https://` and where it listens.
+    pub public_url: Option<String>,
+    /// In which environments customers may be asked to authorize an application (0-10).
+    pub request_environments: Vec<String>,
     /// Longest time that one SQL statement may take.
     #[serde(with = "humantime_serde")]
     pub statement_timeout: Duration,
@@ -84,6 +88,8 @@ pub struct Settings {
     pub feed: Feed,
     /// Where traces and metrics go.
     pub otlp: Otlp,
+    /// How mails are sent.
+    pub mail: Mail,
 
     /// Where each setting came from, by dotted name; a name that is absent is a default.
     #[serde(skip)]
@@ -233,6 +239,19 @@ pub struct Feed {
     pub poll_interval: Duration,
 }
 
+/// The settings of `mail`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Mail {
+    /// Server that mails go to, with user and password; without one, each is a file in `data_dir`.
+    #[serde(serialize_with = "masked")]
+    pub smtp_url: Option<SecretString>,
+    /// PEM file of the authorities that its certificate is trusted by, besides those of the system.
+    pub smtp_ca: Option<PathBuf>,
+    /// From whom mails are.
+    pub from: Option<String>,
+}
+
 /// The settings of `otlp`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -284,6 +303,8 @@ impl Settings {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 50051)),
             database_url: None,
             data_dir: data_dir.to_owned(),
+            public_url: None,
+            request_environments: vec!["production".to_owned()],
             statement_timeout: Duration::from_secs(5),
             strict_metadata: false,
             trusted_proxies: Vec::new(),
@@ -309,6 +330,7 @@ impl Settings {
             events: Events { retention: 90 * DAY, watcher_timeout: Duration::from_secs(30) },
             feed: Feed { poll_interval: Duration::from_millis(50) },
             otlp: Otlp { endpoint: None },
+            mail: Mail { smtp_url: None, smtp_ca: None, from: None },
             sources: BTreeMap::new(),
         }
     }
@@ -373,6 +395,25 @@ impl Settings {
         self.demand("migrate.database_url", owner.is_none_or(is_postgres_url))?;
         self.demand("log.filter", is_filter(&self.log.filter))?;
         self.demand("otlp.endpoint", self.otlp.endpoint.as_deref().is_none_or(is_collector))?;
+
+        self.demand("public_url", self.public_url.as_deref().is_none_or(is_web_address))?;
+        let environments = &self.request_environments;
+        let are_ids = environments.iter().all(|id| crate::wire::check_id(id).is_ok());
+        self.demand("request_environments", are_ids)?;
+        let Mail { smtp_url, smtp_ca, from } = &self.mail;
+        self.demand(
+            "mail.smtp_url",
+            smtp_url.as_ref().is_none_or(|url| crate::mail::is_server(url.expose_secret())),
+        )?;
+        let is_mailbox = |from: &String| from.parse::<lettre::message::Mailbox>().is_ok();
+        self.demand("mail.from", from.as_ref().is_none_or(is_mailbox))?;
+        self.demand_together("mail.smtp_url", smtp_url.is_some(), "mail.from", from.is_some())?;
+        self.demand_together(
+            "mail.smtp_ca",
+            smtp_ca.is_some(),
+            "mail.smtp_url",
+            smtp_url.is_some(),
+        )?;
 
         let Tls { cert, key, client_ca } = &self.tls;
         self.demand_together("tls.cert", cert.is_some(), "tls.key", key.is_some())?;
@@ -516,7 +557,19 @@ fn expected(name: &str) -> &'static str {
         "database_url" | "migrate.database_url" => {
             "a URL that begins with postgres:// or postgresql://"
         }
-        "data_dir" | "keys.master_key_file" | "tls.cert" | "tls.key" | "tls.client_ca" => "a path",
+        "data_dir"
+        | "keys.master_key_file"
+        | "tls.cert"
+        | "tls.key"
+        | "tls.client_ca"
+        | "mail.smtp_ca" => "a path",
+        "public_url" => "a URL with http:// or https://, such as \"https://tenants.example.com\"",
+        "request_environments" => "a list of ids of environments, such as [\"production\"]",
+        "mail.smtp_url" => {
+            "a URL such as \"smtp://user:password@host:587?tls=required\", or with smtps://; only a server on \
+             this machine may be reached without TLS"
+        }
+        "mail.from" => "an e-mail address, such as \"Tenantry <tenantry@example.com>\"",
         "statement_timeout" => "a duration from \"1ms\" to \"24days\", such as \"5s\"",
         "shutdown.drain" | "deletion.purge_interval" | "events.watcher_timeout" => {
             "a duration from \"1ms\" to 100 years, such as \"15s\""
@@ -556,6 +609,10 @@ fn meaning_of_absence(name: &str) -> &'static str {
         "tls.cert" | "tls.key" => "no TLS",
         "tls.client_ca" => "clients need no certificate",
         "otlp.endpoint" => "no traces or metrics leave",
+        "public_url" => "http:// or, with tls.cert, https:// and where it listens",
+        "mail.smtp_url" => "each mail is a file in the folder mail of data_dir",
+        "mail.smtp_ca" => "the mail server is trusted as the system trusts",
+        "mail.from" => "needed with mail.smtp_url",
         _ => "none",
     }
 }
@@ -768,7 +825,7 @@ fn wrong_value(
     };
 
     let found = match all.find_value(name) {
-        Ok(_) if name.ends_with("database_url") => MASK.to_owned(),
+        Ok(_) if name.ends_with("database_url") || name == "mail.smtp_url" => MASK.to_owned(),
         Ok(value) => toml_text(&value),
         Err(_) => "missing".to_owned(),
     };
@@ -794,6 +851,15 @@ fn toml_text(value: &Value) -> String {
 fn is_postgres_url(url: &SecretString) -> bool {
     let url = url.expose_secret();
     url.starts_with("postgres://") || url.starts_with("postgresql://")
+}
+
+fn is_web_address(url: &str) -> bool {
+    url.parse::<http::Uri>().is_ok_and(|url| {
+        let is_web = matches!(url.scheme_str(), Some("http" | "https"));
+        is_web
+            && url.authority().is_some_and(|it| !it.as_str().contains('@'))
+            && url.query().is_none()
+    })
 }
 
 fn is_filter(text: &str) -> bool {

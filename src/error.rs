@@ -219,6 +219,8 @@ pub enum Kind {
     Application,
     /// That a tenant lets an application act on it.
     Authorization,
+    /// That a tenant is asked to.
+    AuthorizationRequest,
     /// What a tenant runs of a product.
     Installation,
     /// What external keys hang on.
@@ -262,6 +264,7 @@ impl Kind {
             Self::ApiKey => "API key",
             Self::Application => "application",
             Self::Authorization => "authorization",
+            Self::AuthorizationRequest => "request for an authorization",
             Self::Installation => "installation",
             Self::AppKey => "app key",
             Self::ExternalKey => "external key",
@@ -296,6 +299,9 @@ impl Kind {
             Self::TenantTemplate => ": ListTenantTemplates shows those there are",
             Self::Application => ": ListApplications shows those there are",
             Self::Authorization => ": ListAuthorizations shows those there are",
+            Self::AuthorizationRequest => {
+                ": ListAuthorizationRequests shows those that it sees, and a tenant decides on those that it is asked"
+            }
             Self::Installation => ": ListInstallations shows those of the tenant of the call",
             Self::AppKey => ": ListAppKeys shows those of the tenant of the call",
             Self::ExternalKey => ": ListExternalKeys shows those there are",
@@ -324,7 +330,14 @@ impl Kind {
                 "already taken: choose another; the id of a tenant is never given twice, not even after \
                  it was purged"
             }
-            Self::Authorization => "authorized already in this environment: revoke that first",
+            Self::Authorization => {
+                "authorized already in this environment, as ListAuthorizations shows: change that with \
+                 RequestAuthorizationUpdate, or revoke it first"
+            }
+            Self::AuthorizationRequest => {
+                "asked already and has not answered: wait, or send or cancel that request, which \
+                 ListAuthorizationRequests shows"
+            }
             Self::Application => {
                 "already taken: choose another; the id of an application is never given twice, not even after \
                  it was deleted"
@@ -343,6 +356,7 @@ impl Kind {
             Self::ApiKey | Self::AppKey | Self::ExternalKey => ErrorReason::KeyNotFound,
             Self::Application | Self::Installation => ErrorReason::ApplicationNotFound,
             Self::Authorization => ErrorReason::AuthorizationNotFound,
+            Self::AuthorizationRequest => ErrorReason::AuthorizationRequestNotFound,
             // Every tenant has them, be they empty, and they are never looked up.
             Self::IpAllowlist
             | Self::OAuthClient
@@ -380,6 +394,7 @@ impl Kind {
             Self::ExternalKey => ErrorReason::KeyAlreadyExists,
             Self::Application => ErrorReason::ApplicationAlreadyExists,
             Self::Authorization => ErrorReason::AuthorizationExists,
+            Self::AuthorizationRequest => ErrorReason::RequestAlreadyPending,
             Self::Reseller => ErrorReason::ResellerAlreadyExists,
             Self::Backend => ErrorReason::BackendAlreadyExists,
             Self::Product => ErrorReason::ProductAlreadyExists,

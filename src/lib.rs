@@ -21,6 +21,7 @@ pub mod filter;
 pub mod groups;
 pub mod keys;
 pub mod listing;
+pub mod mail;
 pub mod mask;
 pub mod nodes;
 pub mod operations;

@@ -26,6 +26,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::{
+    authorizations::{counts, publishers},
     db::{Role, Scope, Transaction},
     error::{Error, Kind, Result, causes},
     events::outbox::{self, Event, Origin},
@@ -45,8 +46,10 @@ const STEP_TIMEOUT: Duration = Duration::from_secs(30);
 /// What a tenant owns: each table, and what tells its rows apart within the tenant. What rests on other
 /// rows comes before them. What is missing here goes with the row of the tenant, at once.
 const OWNED: &[(&str, &str)] = &[
+    ("mails", "mail_id"),
     ("tenant_authorization_usage", "authorization_id"),
-    ("tenant_authorizations", "authorization_id"),
+    (AUTHORIZATIONS, "authorization_id"),
+    ("authorized_tenants", "publisher_account_id, application_id, environment"),
     ("imported_keys", "digest"),
     ("key_usage", "route, number"),
     ("key_credits", "route, number"),
@@ -65,6 +68,9 @@ const OWNED: &[(&str, &str)] = &[
     ("tenant_entitlements", "type"),
     ("tenant_ip_allowlists", "tenant_uid"),
 ];
+
+/// What others have counted.
+const AUTHORIZATIONS: &str = "tenant_authorizations";
 
 /// The tombstones within a scope, for those above a tenant: it has no keys any more.
 fn tombstones_in(
@@ -148,13 +154,13 @@ pub async fn move_below(
     Ok(())
 }
 
-/// Begins the purge of a deleted tenant, which the transaction holds.
+/// Begins the purge of a deleted tenant, which the transaction holds; answers whether it had not begun before.
 ///
 /// # Errors
 ///
 /// What the database reports.
-pub async fn begin(conn: &mut AsyncPgConnection, uid: Uuid, now: DateTime<Utc>) -> Result<()> {
-    tenants::table
+pub async fn begin(conn: &mut AsyncPgConnection, uid: Uuid, now: DateTime<Utc>) -> Result<bool> {
+    let begun = tenants::table
         .find(uid)
         .select((
             tenants::uid,
@@ -174,7 +180,7 @@ pub async fn begin(conn: &mut AsyncPgConnection, uid: Uuid, now: DateTime<Utc>) 
         .on_conflict_do_nothing()
         .execute(conn)
         .await?;
-    Ok(())
+    Ok(begun > 0)
 }
 
 /// Removes some of what a tenant owns whose purge has begun, and in the end the tenant itself, with its
@@ -192,10 +198,20 @@ pub async fn remove_some(conn: &mut AsyncPgConnection, uid: Uuid) -> Result<bool
         .bind::<sql_types::Uuid, _>(uid)
         .execute(conn)
         .await?;
+        if *table == AUTHORIZATIONS && removed > 0 {
+            counts::book_tenant(conn, uid).await?;
+        }
         if i64::try_from(removed).is_ok_and(|removed| removed == ROWS_MAX) {
             return Ok(false);
         }
     }
+    // Who asked keeps the request, and what it was told of people of the tenant goes.
+    diesel::sql_query(
+        "update authorization_requests set decided_by = null, decider_name = null where tenant_uid = $1",
+    )
+    .bind::<sql_types::Uuid, _>(uid)
+    .execute(conn)
+    .await?;
     let freed = [Claim::Code, Claim::Hostname, Claim::Name].map(Claim::as_str);
     diesel::delete(
         tenant_directory::table
@@ -302,11 +318,14 @@ async fn step(
     due: &Due,
 ) -> Result<bool> {
     let conn = transaction.conn();
-    begin(conn, due.uid, now).await?;
+    let correlation_id = shared.clock.uuid().to_string();
+    if begin(conn, due.uid, now).await? {
+        let id = shared.clock.uuid();
+        publishers::tell_purge(conn, id, &correlation_id, due.uid, now).await?;
+    }
     if !remove_some(conn, due.uid).await? {
         return Ok(false);
     }
-    let correlation_id = shared.clock.uuid().to_string();
     let origin = Origin {
         method: "purge",
         actor: "system",

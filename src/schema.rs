@@ -140,6 +140,78 @@ diesel::table! {
 }
 
 diesel::table! {
+    /// What accounts ask of tenants for their applications (0-10, 0-13), and what came of it.
+    authorization_requests (authorization_request_id) {
+        authorization_request_id -> Uuid,
+        /// NEW where nothing was authorized; UPDATE of what is.
+        kind -> Text,
+        application_id -> Text,
+        publisher_account_id -> Text,
+        environment -> Text,
+        /// As it was said: the id of a tenant, or one of its external ids.
+        customer_id -> Text,
+        customer_name -> Text,
+        contact_email -> Text,
+        additional_info -> Text,
+        on_behalf_of -> Text,
+        scopes -> Array<Nullable<Text>>,
+        /// As whom the application acted when it asked: a yes is to that.
+        run_as -> Text,
+        valid_until -> Nullable<Timestamptz>,
+        /// Null where the customer is unknown, has such a request by another name already, or was purged. Whoever asks is not told which.
+        tenant_uid -> Nullable<Uuid>,
+        /// The authorization that is to be changed, or came of it.
+        authorization_id -> Nullable<Uuid>,
+        /// PENDING until it is decided on; one whose expire_time has passed is over.
+        state -> Text,
+        requested_by -> Text,
+        request_time -> Timestamptz,
+        expire_time -> Timestamptz,
+        /// How often a link was made for it; only the last one is good.
+        generation -> Int4,
+        /// The SHA-256 of the secret in that link.
+        token_digest -> Bytea,
+        decided_by -> Nullable<Text>,
+        decider_name -> Nullable<Text>,
+        decide_time -> Nullable<Timestamptz>,
+        decline_reason -> Nullable<Text>,
+        update_time -> Timestamptz,
+        /// Counts the changes of the row; the etag is made from it.
+        version -> Int8,
+    }
+}
+
+diesel::table! {
+    /// How many tenants authorize an application, or any of an account, in an environment (0-02, 0-03): the sum of the slots, less those whose time is over and that nobody has marked yet.
+    authorized_tenant_counts (publisher_account_id, application_id, environment, slot) {
+        publisher_account_id -> Text,
+        /// Empty: any application of the account.
+        application_id -> Text,
+        environment -> Text,
+        /// Which tenants it counts, by the last byte of their uid: so that changes of several tenants seldom wait for each other.
+        slot -> Int4,
+        tenants -> Int8,
+    }
+}
+
+diesel::table! {
+    /// Which tenants authorize an application, or any of an account, in an environment, or once did (0-02, 0-03): a row for the application and one for its account, kept by book_authorizations.
+    authorized_tenants (tenant_uid, publisher_account_id, application_id, environment) {
+        tenant_uid -> Uuid,
+        publisher_account_id -> Text,
+        /// Empty: any application of the account.
+        application_id -> Text,
+        environment -> Text,
+        /// That of the tenant, by which the rows are listed.
+        tenant_id -> Text,
+        /// How many of its authorizations are stored as live; the time of some of these may be over.
+        live -> Int4,
+        /// Whether at least one was revoked (0-17).
+        has_revoked -> Bool,
+    }
+}
+
+diesel::table! {
     /// Parts of the platform that tenants are placed on (2-20).
     backends (backend_id) {
         backend_id -> Text,
@@ -372,6 +444,32 @@ diesel::table! {
 }
 
 diesel::table! {
+    /// The mails that are to be sent, written in the transactions that want them sent. A row says of what a mail is to tell; its text, and to whom it goes, is found when it is sent.
+    mails (mail_id) {
+        /// Its Message-ID is made from it: who gets a mail twice can tell.
+        mail_id -> Uuid,
+        kind -> Text,
+        /// The tenant whose addresses it goes to; null where a request reaches nobody.
+        tenant_uid -> Nullable<Uuid>,
+        authorization_request_id -> Nullable<Uuid>,
+        /// Of the request: a link that was replaced is not sent any more.
+        generation -> Nullable<Int4>,
+        authorization_id -> Nullable<Uuid>,
+        state -> Text,
+        attempts -> Int4,
+        /// From when on it may be sent. Whoever sends it puts this off first, so that no other does meanwhile.
+        next_attempt_time -> Timestamptz,
+        /// To whom it goes, as its last attempt found; written before it is sent.
+        recipients -> Array<Nullable<Text>>,
+        /// Why it was dropped, or is late.
+        outcome -> Text,
+        correlation_id -> Text,
+        create_time -> Timestamptz,
+        update_time -> Timestamptz,
+    }
+}
+
+diesel::table! {
     /// Tells whether a service holds the master key that the keys in this database were made with.
     master_key_checks (version) {
         /// Version of the master key; 0 stands for the permutation of key ids.
@@ -552,6 +650,8 @@ diesel::table! {
         update_time -> Timestamptz,
         /// Counts the changes of the row; the etag is made from it.
         version -> Int8,
+        /// What the application asks for besides, until its tenant says yes or no (0-22).
+        requested_scopes -> Array<Nullable<Text>>,
     }
 }
 
@@ -866,11 +966,16 @@ diesel::joinable!(api_keys -> tenants (tenant_uid));
 diesel::joinable!(application_clients -> applications (application_id));
 diesel::joinable!(application_clients -> environments (environment));
 diesel::joinable!(applications -> accounts (account_id));
+diesel::joinable!(authorization_requests -> environments (environment));
+diesel::joinable!(authorization_requests -> tenants (tenant_uid));
+diesel::joinable!(authorized_tenants -> tenants (tenant_uid));
 diesel::joinable!(external_keys -> environments (environment));
 diesel::joinable!(imported_keys -> tenants (tenant_uid));
 diesel::joinable!(key_credits -> tenants (tenant_uid));
 diesel::joinable!(key_rate_windows -> tenants (tenant_uid));
 diesel::joinable!(key_usage -> tenants (tenant_uid));
+diesel::joinable!(mails -> authorization_requests (authorization_request_id));
+diesel::joinable!(mails -> tenants (tenant_uid));
 diesel::joinable!(operations -> accounts (account_id));
 diesel::joinable!(operations -> tenants (tenant_uid));
 diesel::joinable!(products -> accounts (account_id));
@@ -899,6 +1004,9 @@ diesel::allow_tables_to_appear_in_same_query!(
     application_clients,
     application_ids,
     applications,
+    authorization_requests,
+    authorized_tenant_counts,
+    authorized_tenants,
     backends,
     domains,
     environments,
@@ -911,6 +1019,7 @@ diesel::allow_tables_to_appear_in_same_query!(
     key_credits,
     key_rate_windows,
     key_usage,
+    mails,
     master_key_checks,
     nodes,
     operations,

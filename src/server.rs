@@ -2,8 +2,9 @@
 
 use std::{
     convert::Infallible,
+    net::SocketAddr,
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, OnceLock},
     task::{Context, Poll},
 };
 
@@ -22,7 +23,7 @@ use tonic_web::GrpcWebLayer;
 use tower::{Layer as _, Service, ServiceExt as _, service_fn};
 
 use crate::{
-    authorizations::service::Authorizations,
+    authorizations::{asking::Turns, consent, service::Authorizations},
     clock::Clock,
     config::Settings,
     db::Database,
@@ -37,6 +38,7 @@ use crate::{
         usage::{AuthorizationRef, Usage},
     },
     longrunning::operations_server::OperationsServer,
+    mail::Mailer,
     operations::{Signals, service::Operations},
     pb::{
         authorization_service_server::AuthorizationServiceServer,
@@ -79,6 +81,12 @@ pub struct Shared {
     pub usage: Arc<Usage>,
     /// Notes when what tenants authorize is used.
     pub authorization_usage: Arc<Usage<AuthorizationRef>>,
+    /// Sends mails.
+    pub mailer: Mailer,
+    /// Where calls are answered, once they are.
+    pub address: OnceLock<SocketAddr>,
+    /// Whose turn it is to ask for an application.
+    pub turns: Turns,
 }
 
 impl Shared {
@@ -92,6 +100,7 @@ impl Shared {
         master: Arc<MasterKey>,
         clock: Arc<Clock>,
         settings: Arc<Settings>,
+        mailer: Mailer,
     ) -> Result<Self> {
         let (lease, bytes) = (settings.keys.lease, settings.keys.cache_bytes);
         let keys = Arc::new(KeyCache::new(&database, master.clone(), lease, bytes)?);
@@ -104,6 +113,7 @@ impl Shared {
         };
         let (operations, feed) = (Signals::default(), Arc::default());
         let (meter, usage, authorization_usage) = (Arc::default(), Arc::default(), Arc::default());
+        let address = OnceLock::new();
         Ok(Self {
             database,
             mutator,
@@ -116,6 +126,9 @@ impl Shared {
             meter,
             usage,
             authorization_usage,
+            mailer,
+            address,
+            turns: Turns::default(),
         })
     }
 
@@ -129,6 +142,14 @@ impl Shared {
             clock: self.clock.clone(),
             strict_metadata: self.settings.strict_metadata,
         }
+    }
+
+    /// What links to this service begin with.
+    pub fn public_url(&self) -> String {
+        let settings = &self.settings;
+        let scheme = if settings.tls.cert.is_some() { "https" } else { "http" };
+        let address = self.address.get().copied().unwrap_or(settings.listen);
+        settings.public_url.clone().unwrap_or_else(|| format!("{scheme}://{address}"))
     }
 
     /// Reads within the scope of a call, in one transaction.
@@ -178,10 +199,11 @@ pub async fn stack(
         .add_service(DirectoryServiceServer::new(Directory(shared.clone())))
         .add_service(AuthorizationServiceServer::new(Authorizations(shared.clone())))
         .add_service(EventServiceServer::new(Events(shared.clone())))
-        .add_service(OperationsServer::new(Operations(shared)))
+        .add_service(OperationsServer::new(Operations(shared.clone())))
         .prepare()
         .into_axum_router()
         .route("/", get(|| async { WELCOME }))
+        .merge(consent::pages(shared))
         .fallback(unknown);
     Ok((Stack(Arc::new(Rooms { observer, identifier, keys, router })), health))
 }

@@ -16,6 +16,7 @@ use secrecy::SecretString;
 use tokio::{sync::watch, time::Instant};
 
 use crate::{
+    authorizations,
     clock::Clock,
     config::Settings,
     db::{
@@ -36,6 +37,7 @@ use crate::{
         roles::SYSTEM_ADMIN,
         secret::{self, KeySecret, KeyText},
     },
+    mail::{self, MailError, Mailer},
     operations, purge,
     rpc::{mutate, permit::json_of},
     server::{self, Shared},
@@ -76,6 +78,8 @@ pub enum StartError {
     Edge(#[from] EdgeError),
     #[error(transparent)]
     Telemetry(#[from] TelemetryError),
+    #[error(transparent)]
+    Mail(#[from] MailError),
     #[error("{path} cannot be written: {source}")]
     File { path: PathBuf, source: io::Error },
     #[error("the private database cannot be prepared: {0}")]
@@ -120,6 +124,7 @@ pub async fn prepare(settings: Arc<Settings>) -> Result<Started, StartError> {
 }
 
 async fn bring_up(settings: Arc<Settings>, may_make: bool) -> Result<Started, StartError> {
+    let mailer = Mailer::new(&settings)?;
     let clock = Arc::new(Clock::default());
     let deadline = || Instant::now() + START_TIMEOUT;
     let (url, cluster) = match &settings.database_url {
@@ -150,7 +155,7 @@ async fn bring_up(settings: Arc<Settings>, may_make: bool) -> Result<Started, St
             Some(path)
         }
     };
-    let shared = Arc::new(Shared::new(database, master, clock, settings)?);
+    let shared = Arc::new(Shared::new(database, master, clock, settings, mailer)?);
     Ok(Started { shared, cluster, root_key })
 }
 
@@ -353,9 +358,15 @@ pub async fn serve(
     if tls.is_none() && !settings.listen.ip().is_loopback() {
         tracing::warn!("keys cross the network in clear: set tls.cert and tls.key");
     }
+    if settings.listen.ip().is_unspecified() && settings.public_url.is_none() {
+        let listen = settings.listen;
+        tracing::warn!(%listen, "links in mails lead nowhere: set public_url to what people reach");
+    }
     let edge = Edge::bind(settings.listen, tls, settings.shutdown.drain).await?;
     let metrics = Metrics::new(&settings);
     let sampling = Sampling::new(&settings)?;
+    // What links begin with, where the port was left to the system.
+    let _ = started.shared.address.set(edge.local_addr());
     let (stack, health) = server::stack(started.shared.clone(), metrics, sampling).await?;
     let sweeper = tokio::spawn(sweep(started.shared.clone()));
     let (stop, stopped) = watch::channel(false);
@@ -363,6 +374,8 @@ pub async fn serve(
     let purger = tokio::spawn(purge::run(started.shared.clone()));
     let follower = tokio::spawn(follow(started.shared.clone()));
     let herald = tokio::spawn(expiry::run(started.shared.clone()));
+    let postman = tokio::spawn(mail::run(started.shared.clone()));
+    let closer = tokio::spawn(authorizations::expiry::run(started.shared.clone()));
     let Shared { usage, authorization_usage, meter, database, .. } = &*started.shared;
     let noters = [
         tokio::spawn(keys::usage::run(usage.clone(), database.clone())),
@@ -380,6 +393,8 @@ pub async fn serve(
         sweeper.abort();
         purger.abort();
         herald.abort();
+        closer.abort();
+        postman.abort();
         // Streams never end by themselves.
         feed.close();
         for service in server::SERVICES {
@@ -464,7 +479,8 @@ pub async fn sweep_once(shared: &Shared) -> Result<()> {
     let operations = operations::store::delete_expired(transaction.conn()).await?;
     transaction.commit().await?;
     let weeks = keep_partitions(shared, deadline).await?;
-    tracing::debug!(rows, operations, weeks, "cleared away what has expired");
+    let mails = mail::forget(shared).await?;
+    tracing::debug!(rows, operations, weeks, mails, "cleared away what has expired");
     Ok(())
 }
 

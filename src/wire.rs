@@ -67,6 +67,9 @@ pub fn text(value: &str, min: usize, max: usize) -> Result<String, String> {
     let length = trimmed.chars().count();
     if let Some(control) = trimmed.chars().find(|c| c.is_control()) {
         Err(format!("holds the control character U+{:04X}: remove it", u32::from(control)))
+    } else if let Some(hidden) = trimmed.chars().find(|c| is_hidden(*c)) {
+        let why = "which is not seen, or turns the direction of what is: remove it";
+        Err(format!("holds the character U+{:04X}, {why}", u32::from(hidden)))
     } else if length < min {
         Err("is required".to_owned())
     } else if length > max {
@@ -74,6 +77,12 @@ pub fn text(value: &str, min: usize, max: usize) -> Result<String, String> {
     } else {
         Ok(trimmed.to_owned())
     }
+}
+
+/// Whether a character makes text look like other text. What joins letters of some scripts is none of these.
+fn is_hidden(c: char) -> bool {
+    matches!(c, '\u{061C}' | '\u{200B}' | '\u{200E}' | '\u{200F}' | '\u{2028}'..='\u{202E}'
+        | '\u{2060}'..='\u{2069}' | '\u{FEFF}' | '\u{FFF9}'..='\u{FFFB}' | '\u{E0000}'..='\u{E007F}')
 }
 
 /// Text as [`text`], but with line breaks and tabs.
@@ -169,7 +178,9 @@ pub fn email(value: &str) -> Result<String, String> {
     let is_address = || {
         let (local, domain) = value.rsplit_once('@')?;
         let plain = |c: char| c.is_alphanumeric() || ".!#$%&'*+/=?^_`{|}~-".contains(c);
-        (!local.is_empty() && local.chars().all(plain)).then_some(())?;
+        // Dots divide words, of which none is empty (RFC 5322, 3.2.3).
+        let has_words = local.split('.').all(|word| !word.is_empty());
+        (has_words && local.chars().all(plain)).then_some(())?;
         dns_name(domain, 80).ok().flatten()
     };
     if value.is_empty() || is_address().is_some() {
@@ -355,7 +366,9 @@ mod tests {
     #[test]
     fn text_is_trimmed_and_free_of_control_characters() {
         assert_eq!(text("  Enterprise Test ", 1, 80).unwrap(), "Enterprise Test");
-        for wrong in ["", "   ", "a\0b", "a\nb", "a\u{85}b", &"a".repeat(81)] {
+        for wrong in
+            ["", "   ", "a\0b", "a\nb", "a\u{85}b", "a\u{202E}b", "\u{200B}", &"a".repeat(81)]
+        {
             assert!(text(wrong, 1, 80).is_err(), "{wrong:?}");
         }
     }
@@ -365,7 +378,18 @@ mod tests {
         for right in ["", "info@enterprise.be", "info@enterprise.test.be", "a.b+c@localhost"] {
             assert!(email(right).is_ok(), "{right}");
         }
-        for wrong in ["info", "@x.be", "a@", "a@b@c", "a b@c.be", "a@-x.be", "a\n@x.be"] {
+        for wrong in [
+            "info",
+            "@x.be",
+            "a@",
+            "a@b@c",
+            "a b@c.be",
+            "a@-x.be",
+            "a\n@x.be",
+            ".a@x.be",
+            "a.@x.be",
+            "a..b@x.be",
+        ] {
             assert!(email(wrong).is_err(), "{wrong}");
         }
     }

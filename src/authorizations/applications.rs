@@ -360,6 +360,11 @@ pub(super) async fn update(
     }
     check_say(change.call, &[&new[..], &left].concat(), &new)?;
     require(change, &new).await?;
+    if before.application.run_as == RunAs::User && after.run_as == RunAs::System {
+        // Nobody said yes to that (0-22).
+        let all = before.environments().cloned().collect::<Vec<_>>();
+        grants::refuse_in_use(change, application_id, &all).await?;
+    }
     grants::refuse_in_use(change, application_id, &left).await?;
     let generate = |environment: &String| WithSecret::generate(master, application_id, environment);
     let new = new.iter().map(generate).collect::<Vec<_>>();
@@ -427,7 +432,7 @@ pub(super) async fn rotate(
     Ok(pb::RotateApplicationClientSecretResponse { application: Some(after), client })
 }
 
-fn not_published(application_id: &str, environment: &str) -> Error {
+pub(super) fn not_published(application_id: &str, environment: &str) -> Error {
     Error::WrongState {
         reason: ErrorReason::EnvironmentNotPublished,
         kind: Kind::Application,

@@ -5,17 +5,18 @@
 
 use chrono::{DateTime, TimeDelta, Utc};
 use diesel::{
-    dsl::{Filter, exists, not},
+    dsl::{Filter, exists, not, sql},
     pg::Pg,
     prelude::*,
+    sql_types::Bool,
 };
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use uuid::Uuid;
 
 use super::{
     applications::{self, Offer},
-    overtaken,
-    wire::{SCOPES_MAX, read_scope},
+    counts, mails, overtaken, publishers, requests,
+    wire::{read_scope_list, read_time_to_come, required_email},
 };
 use crate::{
     db::Scope,
@@ -35,7 +36,7 @@ use crate::{
     seek, tenants as rooms,
     tenants::store::tenants_in,
     text_enum,
-    wire::{Fields, email, id, request_id, text, time, timestamp},
+    wire::{Fields, email, id, request_id, text, timestamp},
 };
 
 /// For how long after its last use an application counts as using an authorization (0-09).
@@ -51,7 +52,7 @@ text_enum! {
         Active = "ACTIVE",
         /// It was revoked.
         Revoked = "REVOKED",
-        /// Another took its place after its time was over.
+        /// Its time is over, and somebody has noted that.
         Expired = "EXPIRED",
     }
 }
@@ -80,6 +81,7 @@ pub(super) struct Authorization {
     environment: String,
     state: Fate,
     granted_scopes: Vec<Option<String>>,
+    requested_scopes: Vec<Option<String>>,
     path: Path,
     authorizer_name: String,
     authorizer_email: String,
@@ -110,7 +112,8 @@ fn last_used_time() -> _ {
         .single_value()
 }
 
-/// The authorizations that a call sees, from either side. Every query of this file starts from it.
+/// The authorizations that a call sees, from either side: what is found for a caller is found by it. What is named by a
+/// tenant that was found before rests on the policies of the table.
 fn rows_of(
     call: &Call,
 ) -> Filter<tenant_authorizations::table, Condition<tenant_authorizations::table>> {
@@ -174,26 +177,9 @@ impl New {
         let application_id = fields.take("application_id", id(&request.application_id));
         let environment = id(&request.environment.to_ascii_lowercase());
         let environment = fields.take("environment", environment);
-        let mut scopes = Vec::new();
-        let number = request.scopes.len();
-        if number > SCOPES_MAX {
-            let why = format!("are {number}, of which at most {SCOPES_MAX} are allowed");
-            fields.refuse("scopes", why);
-        }
-        for (place, scope) in request.scopes.iter().take(SCOPES_MAX).enumerate() {
-            let field = format!("scopes[{place}]");
-            if let Some(scope) = fields.take(&field, read_scope(scope)) {
-                if scopes.contains(&scope) {
-                    fields.refuse(&field, "is there more than once");
-                }
-                scopes.push(scope);
-            }
-        }
-        let valid_until = request.valid_until.as_ref().map(|end| match time(end)? {
-            end if end <= now => Err("does not lie ahead".to_owned()),
-            end => Ok(end),
-        });
-        let valid_until = fields.take("valid_until", valid_until.transpose());
+        let scopes = read_scope_list(&request.scopes, &mut fields);
+        let end = read_time_to_come(request.valid_until.as_ref(), now);
+        let valid_until = fields.take("valid_until", end);
         let by = request.authorized_by.clone().unwrap_or_default();
         let name = fields.take("authorized_by.name", text(&by.name, 0, NAME_MAX));
         let email = fields.take("authorized_by.email", email(&by.email));
@@ -218,6 +204,9 @@ pub(super) async fn grant(change: &mut Change<'_>, new: &New) -> Result<pb::Auth
     let Offer { account_id, scopes: asked } =
         applications::offer(change, &new.application_id, &new.environment).await?;
     let mut fields = Fields::default();
+    if new.valid_until.is_some_and(|end| end <= change.now) {
+        fields.refuse("valid_until", "does not lie ahead any more");
+    }
     for (place, scope) in new.scopes.iter().enumerate() {
         if !asked.contains(scope) {
             let why = format!(
@@ -229,24 +218,65 @@ pub(super) async fn grant(change: &mut Change<'_>, new: &New) -> Result<pb::Auth
     }
     fields.finish()?;
 
-    expire(change, &tenant, new).await?;
     let granted = if new.scopes.is_empty() { asked } else { new.scopes.clone() };
+    let by = By {
+        path: Path::Operator,
+        name: new.name.clone(),
+        email: new.email.clone(),
+        actor: call.actor(),
+    };
+    let terms = Terms {
+        application_id: &new.application_id,
+        publisher_account_id: &account_id,
+        environment: &new.environment,
+        scopes: granted,
+        valid_until: new.valid_until,
+    };
+    put(change, &tenant, terms, by).await
+}
+
+/// What is to be authorized.
+pub(super) struct Terms<'a> {
+    pub(super) application_id: &'a str,
+    pub(super) publisher_account_id: &'a str,
+    pub(super) environment: &'a str,
+    pub(super) scopes: Vec<String>,
+    pub(super) valid_until: Option<DateTime<Utc>>,
+}
+
+/// Who says yes.
+pub(super) struct By {
+    pub(super) path: Path,
+    pub(super) name: String,
+    pub(super) email: String,
+    pub(super) actor: String,
+}
+
+/// Stores a new authorization of a tenant that is held, in the place of one whose time is over.
+pub(super) async fn put(
+    change: &mut Change<'_>,
+    tenant: &TenantOfCall,
+    terms: Terms<'_>,
+    by: By,
+) -> Result<pb::Authorization> {
+    expire(change, tenant, &terms).await?;
     let now = change.now;
     let row = Authorization {
         tenant_uid: tenant.uid,
         authorization_id: change.uuid(),
         tenant_id: tenant.tenant_id.clone(),
-        application_id: new.application_id.clone(),
-        publisher_account_id: account_id,
-        environment: new.environment.clone(),
+        application_id: terms.application_id.to_owned(),
+        publisher_account_id: terms.publisher_account_id.to_owned(),
+        environment: terms.environment.to_owned(),
         state: Fate::Active,
-        granted_scopes: granted.into_iter().map(Some).collect(),
-        path: Path::Operator,
-        authorizer_name: new.name.clone(),
-        authorizer_email: new.email.clone(),
-        authorizer: call.actor(),
+        granted_scopes: terms.scopes.into_iter().map(Some).collect(),
+        requested_scopes: Vec::new(),
+        path: by.path,
+        authorizer_name: by.name,
+        authorizer_email: by.email,
+        authorizer: by.actor,
         grant_time: now,
-        valid_until: new.valid_until,
+        valid_until: terms.valid_until,
         revoke_time: None,
         revoked_by: None,
         revoke_reason: None,
@@ -262,30 +292,161 @@ pub(super) async fn grant(change: &mut Change<'_>, new: &New) -> Result<pb::Auth
         .await
         .map_err(overtaken)?;
     if rows == 0 {
-        let id = row.application_id;
-        return Err(Error::AlreadyExists { kind: Kind::Authorization, what: "application", id });
+        return Err(exists_already(&row.application_id));
     }
+    book(change, &row).await?;
     let told = row.told(None, now);
-    tell(change, "authorization.granted", &tenant, None, &told).await?;
+    tell(change, "authorization.granted", tenant, None, &told).await?;
     Ok(told)
 }
 
-/// Makes room for a new authorization where the time of the last one is over.
-async fn expire(change: &mut Change<'_>, tenant: &TenantOfCall, new: &New) -> Result<()> {
+fn exists_already(application_id: &str) -> Error {
+    let id = application_id.to_owned();
+    Error::AlreadyExists { kind: Kind::Authorization, what: "application", id }
+}
+
+/// Refuses to ask a tenant for what it authorizes already, where it is known to.
+pub(super) async fn refuse_existing(
+    change: &mut Change<'_>,
+    tenant_uid: Uuid,
+    application_id: &str,
+    environment: &str,
+) -> Result<()> {
+    let live = of_place(tenant_uid, application_id, environment).filter(is_live(change.now));
+    let is_there: bool = diesel::select(exists(live)).get_result(change.conn()).await?;
+    if is_there { Err(exists_already(application_id)) } else { Ok(()) }
+}
+
+/// What a tenant authorized an application to last, in an environment, be it over or not.
+pub(super) async fn latest(
+    conn: &mut AsyncPgConnection,
+    tenant_uid: Uuid,
+    application_id: &str,
+    environment: &str,
+) -> Result<Option<Authorization>> {
+    Ok(of_place(tenant_uid, application_id, environment)
+        .order(tenant_authorizations::grant_time.desc())
+        .select(Authorization::as_select())
+        .first(conn)
+        .await
+        .optional()?)
+}
+
+/// What a tenant authorizes an application to in an environment, and once did.
+#[diesel::dsl::auto_type]
+fn of_place<'a>(tenant_uid: Uuid, application_id: &'a str, environment: &'a str) -> _ {
+    tenant_authorizations::table
+        .filter(tenant_authorizations::tenant_uid.eq(tenant_uid))
+        .filter(tenant_authorizations::application_id.eq(application_id))
+        .filter(tenant_authorizations::environment.eq(environment))
+}
+
+/// Finds a live authorization by its key, and keeps others from changing it until the transaction ends.
+pub(super) async fn hold_live(
+    change: &mut Change<'_>,
+    tenant_uid: Uuid,
+    authorization_id: Uuid,
+) -> Result<Used> {
+    let found: Used = tenant_authorizations::table
+        .find((tenant_uid, authorization_id))
+        .select((Authorization::as_select(), last_used_time()))
+        .for_update()
+        .get_result(change.conn())
+        .await
+        .optional()?
+        .ok_or_else(|| Error::not_found(Kind::Authorization, authorization_id.to_string()))?;
+    if found.0.is_live_at(change.now) {
+        return Ok(found);
+    }
+    Err(Error::WrongState {
+        reason: ErrorReason::AuthorizationNotActive,
+        kind: Kind::Authorization,
+        id: authorization_id.to_string(),
+        message: "the authorization has ended: ask for a new one with RequestAuthorization"
+            .to_owned(),
+    })
+}
+
+/// What an authorization is to be from now on.
+pub(super) struct Changed {
+    pub(super) granted: Vec<String>,
+    pub(super) requested: Vec<String>,
+    pub(super) valid_until: Option<DateTime<Utc>>,
+    /// Who says yes to more; nothing where it becomes less, or more is only asked for.
+    pub(super) by: Option<By>,
+}
+
+/// Changes an authorization that is held. Nothing is told where nothing changes.
+pub(super) async fn change(
+    change: &mut Change<'_>,
+    tenant: &TenantOfCall,
+    (before, last_used): Used,
+    to: Changed,
+) -> Result<pb::Authorization> {
     let now = change.now;
-    diesel::update(
-        tenant_authorizations::table
-            .filter(tenant_authorizations::tenant_uid.eq(tenant.uid))
-            .filter(tenant_authorizations::application_id.eq(&new.application_id))
-            .filter(tenant_authorizations::environment.eq(&new.environment))
+    let mut after = before.clone();
+    after.granted_scopes = to.granted.into_iter().map(Some).collect();
+    after.requested_scopes = to.requested.into_iter().map(Some).collect();
+    after.valid_until = to.valid_until;
+    if let Some(by) = to.by {
+        after.path = by.path;
+        after.authorizer_name = by.name;
+        after.authorizer_email = by.email;
+        after.authorizer = by.actor;
+    }
+    if after == before {
+        return Ok(before.told(last_used, now));
+    }
+    after.update_time = now;
+    after.version += 1;
+    diesel::update(tenant_authorizations::table.find((after.tenant_uid, after.authorization_id)))
+        .set((
+            tenant_authorizations::granted_scopes.eq(&after.granted_scopes),
+            tenant_authorizations::requested_scopes.eq(&after.requested_scopes),
+            tenant_authorizations::valid_until.eq(after.valid_until),
+            tenant_authorizations::path.eq(after.path),
+            tenant_authorizations::authorizer_name.eq(&after.authorizer_name),
+            tenant_authorizations::authorizer_email.eq(&after.authorizer_email),
+            tenant_authorizations::authorizer.eq(&after.authorizer),
+            tenant_authorizations::update_time.eq(after.update_time),
+            tenant_authorizations::version.eq(after.version),
+        ))
+        .execute(change.conn())
+        .await?;
+    let (before, after) = (before.told(last_used, now), after.told(last_used, now));
+    tell(change, "authorization.updated", tenant, Some(&before), &after).await?;
+    Ok(after)
+}
+
+/// Makes room for a new authorization where the time of the last one is over.
+async fn expire(
+    change: &mut Change<'_>,
+    tenant: &TenantOfCall,
+    Terms { application_id, environment, .. }: &Terms<'_>,
+) -> Result<()> {
+    let now = change.now;
+    let expired: Vec<Authorization> = diesel::update(
+        of_place(tenant.uid, application_id, environment)
             .filter(tenant_authorizations::state.eq(Fate::Active))
             .filter(tenant_authorizations::valid_until.is_not_null())
             .filter(tenant_authorizations::valid_until.assume_not_null().le(now)),
     )
     .set(tenant_authorizations::state.eq(Fate::Expired))
-    .execute(change.conn())
+    .returning(Authorization::as_returning())
+    .get_results(change.conn())
     .await?;
+    for row in expired {
+        book(change, &row).await?;
+        tell(change, "authorization.expired", tenant, None, &row.told(None, now)).await?;
+    }
     Ok(())
+}
+
+/// Counts anew what a tenant authorizes, after a row has changed that says so.
+async fn book(change: &mut Change<'_>, row: &Authorization) -> Result<()> {
+    let Authorization { tenant_uid, publisher_account_id, application_id, environment, .. } = row;
+    counts::book(change.conn(), *tenant_uid, publisher_account_id, application_id, environment)
+        .await
 }
 
 /// Refuses to take away from an application an environment in which tenants authorize it.
@@ -301,18 +462,20 @@ pub(super) async fn refuse_in_use(
         .filter(tenant_authorizations::application_id.eq(application_id))
         .filter(tenant_authorizations::environment.eq_any(environments))
         .filter(is_live(change.now));
-    let is_in_use: bool = diesel::select(exists(live)).get_result(change.conn()).await?;
-    if !is_in_use {
-        return Ok(());
-    }
-    Err(Error::WrongState {
-        reason: ErrorReason::RecordInUse,
-        kind: Kind::Application,
-        id: application_id.to_owned(),
-        message: format!(
+    let is_authorized: bool = diesel::select(exists(live)).get_result(change.conn()).await?;
+    let asks = requests::is_pending(change, application_id, environments).await?;
+    let message = match (is_authorized, asks) {
+        (false, false) => return Ok(()),
+        (true, _) => format!(
             "tenants authorize \"{application_id}\" there: revoke that first, which ListAuthorizations shows"
         ),
-    })
+        (false, true) => format!(
+            "customers are asked to authorize \"{application_id}\" there: cancel that first, which \
+             ListAuthorizationRequests shows"
+        ),
+    };
+    let (kind, id) = (Kind::Application, application_id.to_owned());
+    Err(Error::WrongState { reason: ErrorReason::RecordInUse, kind, id, message })
 }
 
 /// Whether a tenant has ever authorized an application.
@@ -361,11 +524,7 @@ impl Revocation {
                 .parse()
                 .map_err(|_| "is not a UUID: ListAuthorizations shows it".to_owned()),
         );
-        let contact = match email(&request.contact_email) {
-            Ok(contact) if contact.is_empty() => Err("is required".to_owned()),
-            contact => contact,
-        };
-        let contact = fields.take("contact_email", contact);
+        let contact = fields.take("contact_email", required_email(&request.contact_email));
         let reason = fields.take("reason", text(&request.reason, 1, REASON_MAX));
         fields.finish()?;
         let (Some(authorization_id), Some(contact), Some(reason)) =
@@ -406,6 +565,7 @@ pub(super) async fn revoke(
     let after = Authorization {
         state: Fate::Revoked,
         revoke_time: Some(now),
+        requested_scopes: Vec::new(),
         revoked_by: Some(change.call.actor()),
         revoke_reason: Some(why.reason.clone()),
         revoke_contact: Some(why.contact.clone()),
@@ -416,6 +576,7 @@ pub(super) async fn revoke(
     diesel::update(place)
         .set((
             tenant_authorizations::state.eq(after.state),
+            tenant_authorizations::requested_scopes.eq(&after.requested_scopes),
             tenant_authorizations::revoke_time.eq(after.revoke_time),
             tenant_authorizations::revoked_by.eq(&after.revoked_by),
             tenant_authorizations::revoke_reason.eq(&after.revoke_reason),
@@ -425,18 +586,26 @@ pub(super) async fn revoke(
         ))
         .execute(change.conn())
         .await?;
-    let call = change.call;
-    let tenant = rooms::store::by_uid(change.conn(), &call.scope, found.tenant_uid).await?;
-    let tenant = tenant.ok_or_else(|| Error::not_found(Kind::Tenant, &found.tenant_id))?;
-    let tenant = TenantOfCall {
-        uid: tenant.uid,
-        tenant_id: tenant.tenant_id,
-        account_id: tenant.account_id,
-        named: false,
-    };
+    book(change, &after).await?;
+    let tenant = tenant_of(change, found.tenant_uid, &found.tenant_id).await?;
+    requests::cancel_updates(change, found.authorization_id).await?;
+    mails::put_revoked(change, found.tenant_uid, found.authorization_id).await?;
     let (before, after) = (before.told(*last_used, now), after.told(*last_used, now));
     tell(change, "authorization.revoked", &tenant, Some(&before), &after).await?;
     Ok(after)
+}
+
+/// Finds the tenant that a change lies within.
+pub(super) async fn tenant_of(
+    change: &mut Change<'_>,
+    uid: Uuid,
+    tenant_id: &str,
+) -> Result<TenantOfCall> {
+    let call = change.call;
+    let found = rooms::store::by_uid(change.conn(), &call.scope, uid).await?;
+    let found = found.ok_or_else(|| Error::not_found(Kind::Tenant, tenant_id))?;
+    let rooms::model::Tenant { uid, tenant_id, account_id, .. } = found;
+    Ok(TenantOfCall { uid, tenant_id, account_id, named: false })
 }
 
 async fn tell(
@@ -456,10 +625,11 @@ async fn tell(
             before: before.map(json_of),
             after: Some(json_of(after)),
         })
-        .await
+        .await?;
+    publishers::copy(change, kind, &tenant.account_id, before, after).await
 }
 
-const STATES: &[&str] = &["ACTIVE", "REVOKED", "EXPIRED"];
+const STATES: &[&str] = &["ACTIVE", "REAPPROVAL_REQUIRED", "REVOKED", "EXPIRED"];
 
 const FIELDS: &[Field] = &[
     Field { name: "tenant_id", kind: FieldKind::Id },
@@ -547,7 +717,14 @@ impl Query {
             ("environment", Test::Text(TextTest::Equals(id))) => {
                 Box::new(tenant_authorizations::environment.eq(id.to_ascii_lowercase()))
             }
-            ("state", Test::Choice("ACTIVE")) => live(),
+            ("state", Test::Choice(word @ ("ACTIVE" | "REAPPROVAL_REQUIRED"))) => {
+                let asks = sql::<Bool>("requested_scopes <> '{}'");
+                if *word == "ACTIVE" {
+                    Box::new(live().and(not(asks)))
+                } else {
+                    Box::new(live().and(asks))
+                }
+            }
             ("state", Test::Choice("REVOKED")) => {
                 Box::new(tenant_authorizations::state.eq(Fate::Revoked))
             }
@@ -598,22 +775,53 @@ impl Authorization {
         self.tenant_uid
     }
 
+    pub(super) fn tenant_id(&self) -> &str {
+        &self.tenant_id
+    }
+
+    pub(super) fn application_id(&self) -> &str {
+        &self.application_id
+    }
+
+    pub(super) fn publisher_account_id(&self) -> &str {
+        &self.publisher_account_id
+    }
+
+    pub(super) fn environment(&self) -> &str {
+        &self.environment
+    }
+
+    pub(super) fn valid_until(&self) -> Option<DateTime<Utc>> {
+        self.valid_until
+    }
+
+    pub(super) fn version(&self) -> i64 {
+        self.version
+    }
+
+    /// What the application asks for besides.
+    pub(super) fn requested(&self) -> impl Iterator<Item = &String> {
+        self.requested_scopes.iter().flatten()
+    }
+
+    /// What the application may do while it is live.
+    pub(super) fn granted(&self) -> impl Iterator<Item = &String> {
+        self.granted_scopes.iter().flatten()
+    }
+
     fn state_at(&self, now: DateTime<Utc>) -> pb::AuthorizationState {
         match self.state {
             Fate::Revoked => pb::AuthorizationState::Revoked,
-            Fate::Active if self.valid_until.is_none_or(|end| now < end) => {
-                pb::AuthorizationState::Active
-            }
-            Fate::Active | Fate::Expired => pb::AuthorizationState::Expired,
+            Fate::Active if !self.is_live_at(now) => pb::AuthorizationState::Expired,
+            Fate::Active if self.requested_scopes.is_empty() => pb::AuthorizationState::Active,
+            Fate::Active => pb::AuthorizationState::ReapprovalRequired,
+            Fate::Expired => pb::AuthorizationState::Expired,
         }
     }
 
     /// Whether it is good at a time.
-    fn is_live_at(&self, now: DateTime<Utc>) -> bool {
-        !matches!(
-            self.state_at(now),
-            pb::AuthorizationState::Revoked | pb::AuthorizationState::Expired
-        )
+    pub(super) fn is_live_at(&self, now: DateTime<Utc>) -> bool {
+        self.state == Fate::Active && self.valid_until.is_none_or(|end| now < end)
     }
 
     /// How it looks from outside at a time, if it was used last at another.
@@ -633,6 +841,7 @@ impl Authorization {
             environment,
             state: _,
             granted_scopes,
+            requested_scopes,
             path,
             authorizer_name,
             authorizer_email,
@@ -657,6 +866,12 @@ impl Authorization {
             environment,
             state: state.into(),
             granted_scopes: granted_scopes.into_iter().flatten().collect(),
+            // What was asked for and not decided on ends with the authorization.
+            requested_scopes: if state == pb::AuthorizationState::ReapprovalRequired {
+                requested_scopes.into_iter().flatten().collect()
+            } else {
+                Vec::new()
+            },
             authorized_by: Some(pb::AuthorizedBy {
                 name: authorizer_name,
                 email: authorizer_email,

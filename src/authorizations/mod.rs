@@ -1,14 +1,27 @@
 //! What accounts publish and tenants authorize: `applications`, with how they look from outside (`wire`) and are listed
-//! (`list`), the `clients` as which they prove themselves, what tenants let them do (`grants`), and the RPCs
-//! (`service`). Whether an application may: `check` (the methods), `verdict` (the checks, pure), `known` (what has to be
-//! known for them) and `resolve` (how that is read).
+//! (`list`), and the `clients` as which they prove themselves; what tenants let them do (`grants`), until its time is over
+//! (`expiry`); how they come to: accounts ask (`asking`), `requests` wait, `mails` go out, and tenants say yes or no
+//! (`deciding`), by a key or on a page (`consent`), or let the time pass (`overdue`). Whether an application may: `check`
+//! (the methods), `verdict` (the checks, pure), `known` (what has to be known for them) and `resolve` (how that is read).
+//! Which tenants authorize one (`authorized`), how many (`counts`), and what the accounts of applications are told of
+//! those (`publishers`); and the RPCs (`service`).
 
 pub mod applications;
+pub mod asking;
+mod authorized;
 mod check;
 mod clients;
+pub mod consent;
+pub mod counts;
+mod deciding;
+pub mod expiry;
 mod grants;
 pub mod known;
 mod list;
+pub(crate) mod mails;
+pub mod overdue;
+pub mod publishers;
+mod requests;
 pub mod resolve;
 pub mod service;
 mod verdict;

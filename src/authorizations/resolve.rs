@@ -45,7 +45,7 @@ const AFTER_ENVIRONMENTS: &str = ") as named (tenant_id, application_id, environ
         join tenant_directory as claim on claim.kind = 'TENANT_ID' and claim.key = asked.tenant_id
         join lateral (
             select authorization_id, publisher_account_id, granted_scopes, valid_until, state,
-                   state in ('ACTIVE', 'REAPPROVAL_REQUIRED') as is_live
+                   state = 'ACTIVE' as is_live
                 from tenant_authorizations as one
                 where one.tenant_uid = claim.tenant_uid and one.application_id = asked.application_id
                     and one.environment = asked.environment

@@ -4,7 +4,12 @@ use std::sync::Arc;
 
 use tonic::{Request, Response, Status};
 
-use super::{applications, check, grants, list};
+use super::{
+    applications, asking, authorized, check, counts, deciding,
+    deciding::Decider,
+    grants, list,
+    requests::{self, Side},
+};
 use crate::{
     db::Scope,
     error::{Error, Result},
@@ -186,6 +191,175 @@ impl AuthorizationService for Authorizations {
         Ok(Response::new(answer))
     }
 
+    async fn request_authorization(
+        &self,
+        request: Request<pb::RequestAuthorizationRequest>,
+    ) -> Result<Response<pb::RequestAuthorizationResponse>, Status> {
+        let (call, request) = Call::of(request)?;
+        let Shared { master, settings, clock, .. } = &*self.0;
+        let new = asking::New::read(&request, &settings.request_environments, clock.now())?;
+
+        let _turn = self.0.turns.take(&new.application_id).await;
+        let answer = self
+            .0
+            .mutator
+            .mutate(&call, &request, async |change: &mut Change<'_>| {
+                let authorization_request = Some(asking::ask(change, master, &new).await?);
+                Ok(pb::RequestAuthorizationResponse { authorization_request })
+            })
+            .await?;
+        self.0.mailer.wake();
+
+        Ok(Response::new(answer))
+    }
+
+    async fn request_authorization_update(
+        &self,
+        request: Request<pb::RequestAuthorizationUpdateRequest>,
+    ) -> Result<Response<pb::RequestAuthorizationUpdateResponse>, Status> {
+        let (call, request) = Call::of(request)?;
+        let Shared { master, clock, .. } = &*self.0;
+        let asked = asking::Update::read(&request, clock.now())?;
+
+        // Once it is known to be its own side's, the change is one of its tenant.
+        let find = async |conn: &mut _| asking::find_own(conn, &call, asked.authorization_id).await;
+        let found = self.0.read(&call, find).await?;
+        let call = call.within(Scope::Tenant(found.tenant_uid()));
+        let _turn = self.0.turns.take(found.application_id()).await;
+        let answer = self
+            .0
+            .mutator
+            .mutate(&call, &request, async |change: &mut Change<'_>| {
+                asking::update(change, master, &found, &asked).await
+            })
+            .await?;
+        self.0.mailer.wake();
+
+        Ok(Response::new(answer))
+    }
+
+    async fn get_authorization_request(
+        &self,
+        request: Request<pb::GetAuthorizationRequestRequest>,
+    ) -> Result<Response<pb::GetAuthorizationRequestResponse>, Status> {
+        let (call, request) = Call::of(request)?;
+        let id = requests::read_id(&request.authorization_request_id)?;
+
+        let find = async |conn: &mut _| requests::find(conn, &call, Side::Any, id).await;
+        let found = self.0.read(&call, find).await?;
+
+        let authorization_request = Some(found.told(self.0.clock.now()));
+        Ok(Response::new(pb::GetAuthorizationRequestResponse { authorization_request }))
+    }
+
+    async fn list_authorization_requests(
+        &self,
+        request: Request<pb::ListAuthorizationRequestsRequest>,
+    ) -> Result<Response<pb::ListAuthorizationRequestsResponse>, Status> {
+        let (call, request) = Call::of(request)?;
+        let now = self.0.clock.now();
+
+        let list = async |conn: &mut _| requests::list(conn, &call, &request, now).await;
+        let (found, next_page_token) = self.0.read(&call, list).await?;
+
+        let authorization_requests = found.into_iter().map(|found| found.told(now)).collect();
+        let answer =
+            pb::ListAuthorizationRequestsResponse { authorization_requests, next_page_token };
+        Ok(Response::new(answer))
+    }
+
+    async fn approve_authorization_request(
+        &self,
+        request: Request<pb::ApproveAuthorizationRequestRequest>,
+    ) -> Result<Response<pb::ApproveAuthorizationRequestResponse>, Status> {
+        let (call, request) = Call::of(request)?;
+        let id = requests::read_change(&request.authorization_request_id, &request.request_id)?;
+
+        let find = async |conn: &mut _| deciding::find(conn, &call, id).await;
+        let uid = self.0.read(&call, find).await?;
+        let call = call.within(Scope::Tenant(uid));
+        let answer = self
+            .0
+            .mutator
+            .mutate(&call, &request, async |change: &mut Change<'_>| {
+                let decider = Decider::of_key(change.call);
+                deciding::approve(change, (id, uid), decider, &request.etag).await
+            })
+            .await?;
+
+        Ok(Response::new(answer))
+    }
+
+    async fn decline_authorization_request(
+        &self,
+        request: Request<pb::DeclineAuthorizationRequestRequest>,
+    ) -> Result<Response<pb::DeclineAuthorizationRequestResponse>, Status> {
+        let (call, request) = Call::of(request)?;
+        let (id, reason) = deciding::read_decline(&request)?;
+
+        let find = async |conn: &mut _| deciding::find(conn, &call, id).await;
+        let uid = self.0.read(&call, find).await?;
+        let call = call.within(Scope::Tenant(uid));
+        let answer = self
+            .0
+            .mutator
+            .mutate(&call, &request, async |change: &mut Change<'_>| {
+                let (decider, etag) = (Decider::of_key(change.call), &request.etag);
+                let declined = deciding::decline(change, (id, uid), decider, &reason, etag).await?;
+                let authorization_request = Some(declined);
+                Ok(pb::DeclineAuthorizationRequestResponse { authorization_request })
+            })
+            .await?;
+
+        Ok(Response::new(answer))
+    }
+
+    async fn cancel_authorization_request(
+        &self,
+        request: Request<pb::CancelAuthorizationRequestRequest>,
+    ) -> Result<Response<pb::CancelAuthorizationRequestResponse>, Status> {
+        let (call, request) = Call::of(request)?;
+        let id = requests::read_change(&request.authorization_request_id, &request.request_id)?;
+
+        let find = async |conn: &mut _| requests::find(conn, &call, Side::Publisher, id).await;
+        let found = self.0.read(&call, find).await?;
+        let call = asking::scope_of(&call, &found);
+        let answer = self
+            .0
+            .mutator
+            .mutate(&call, &request, async |change: &mut Change<'_>| {
+                let cancelled = asking::cancel(change, id, &request.etag).await?;
+                let authorization_request = Some(cancelled);
+                Ok(pb::CancelAuthorizationRequestResponse { authorization_request })
+            })
+            .await?;
+
+        Ok(Response::new(answer))
+    }
+
+    async fn resend_authorization_request(
+        &self,
+        request: Request<pb::ResendAuthorizationRequestRequest>,
+    ) -> Result<Response<pb::ResendAuthorizationRequestResponse>, Status> {
+        let (call, request) = Call::of(request)?;
+        let id = requests::read_change(&request.authorization_request_id, &request.request_id)?;
+        let master = &self.0.master;
+
+        let find = async |conn: &mut _| requests::find(conn, &call, Side::Publisher, id).await;
+        self.0.read(&call, find).await?;
+        let answer = self
+            .0
+            .mutator
+            .mutate(&call, &request, async |change: &mut Change<'_>| {
+                let sent = asking::resend(change, master, id, &request.etag).await?;
+                Ok(pb::ResendAuthorizationRequestResponse { authorization_request: Some(sent) })
+            })
+            .await?;
+        self.0.mailer.wake();
+
+        Ok(Response::new(answer))
+    }
+
     async fn get_authorization(
         &self,
         request: Request<pb::GetAuthorizationRequest>,
@@ -216,6 +390,33 @@ impl AuthorizationService for Authorizations {
         Ok(Response::new(pb::ListAuthorizationsResponse { authorizations, next_page_token }))
     }
 
+    async fn count_authorized_tenants(
+        &self,
+        request: Request<pb::CountAuthorizedTenantsRequest>,
+    ) -> Result<Response<pb::CountAuthorizedTenantsResponse>, Status> {
+        let (call, request) = Call::of(request)?;
+        let now = self.0.clock.now();
+
+        let count = async |conn: &mut _| counts::count(conn, &call, &request, now).await;
+        let counts = self.0.read(&call, count).await?;
+
+        Ok(Response::new(pb::CountAuthorizedTenantsResponse { counts }))
+    }
+
+    async fn list_authorized_tenants(
+        &self,
+        request: Request<pb::ListAuthorizedTenantsRequest>,
+    ) -> Result<Response<pb::ListAuthorizedTenantsResponse>, Status> {
+        let (call, request) = Call::of(request)?;
+        let query = authorized::Query::read(&call, &request, self.0.clock.now())?;
+
+        let (authorized_tenants, next_page_token) =
+            self.0.read(&call, async |conn| query.run(conn, &call).await).await?;
+
+        let answer = pb::ListAuthorizedTenantsResponse { authorized_tenants, next_page_token };
+        Ok(Response::new(answer))
+    }
+
     async fn revoke_authorization(
         &self,
         request: Request<pb::RevokeAuthorizationRequest>,
@@ -237,6 +438,7 @@ impl AuthorizationService for Authorizations {
                 Ok(pb::RevokeAuthorizationResponse { authorization, revision, ..answer })
             })
             .await?;
+        self.0.mailer.wake();
         if request.wait && !request.validate_only {
             let told = nodes::confirm(&self.0, &answer.revision, call.deadline).await?;
             (answer.confirmed, answer.silent_node_ids) = (told.confirmed, told.silent_node_ids);

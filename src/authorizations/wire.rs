@@ -1,10 +1,12 @@
 //! How applications look from outside: read from requests, and told.
 
+use chrono::{DateTime, Utc};
+
 use super::applications::{Application, Record, RunAs};
 use crate::{
     pb,
     rpc::mutate::etag,
-    wire::{Fields, id, prose, text, timestamp},
+    wire::{Fields, email, id, prose, text, time, timestamp},
 };
 
 const DESCRIPTION_MAX: usize = 1_000;
@@ -70,6 +72,16 @@ fn read_run_as(run_as: i32) -> Result<RunAs, String> {
     }
 }
 
+impl RunAs {
+    /// How it looks from outside.
+    pub(super) fn told(self) -> pb::RunAs {
+        match self {
+            Self::User => pb::RunAs::User,
+            Self::System => pb::RunAs::System,
+        }
+    }
+}
+
 fn read_url(url: &str) -> Result<String, String> {
     let url = text(url, 0, URL_MAX)?;
     let leads_to_the_web = || {
@@ -124,6 +136,52 @@ fn read_each(
     (all.len() == values.len()).then_some(all)
 }
 
+/// Reads the scopes of an authorization, noting what is wrong with them.
+pub(super) fn read_scope_list(scopes: &[String], fields: &mut Fields) -> Vec<String> {
+    let mut read = Vec::new();
+    if scopes.len() > SCOPES_MAX {
+        let why = format!("are {}, of which at most {SCOPES_MAX} are allowed", scopes.len());
+        fields.refuse("scopes", why);
+    }
+    for (place, scope) in scopes.iter().take(SCOPES_MAX).enumerate() {
+        let field = format!("scopes[{place}]");
+        if let Some(scope) = fields.take(&field, read_scope(scope)) {
+            if read.contains(&scope) {
+                fields.refuse(&field, "is there more than once");
+            }
+            read.push(scope);
+        }
+    }
+    read
+}
+
+/// Reads an address that may not be left out.
+///
+/// # Errors
+///
+/// What is wrong with it.
+pub(super) fn required_email(address: &str) -> Result<String, String> {
+    match email(address)? {
+        address if address.is_empty() => Err("is required".to_owned()),
+        address => Ok(address),
+    }
+}
+
+/// Reads a time that may be left out, and else must lie ahead.
+///
+/// # Errors
+///
+/// What is wrong with it.
+pub(super) fn read_time_to_come(
+    end: Option<&prost_types::Timestamp>,
+    now: DateTime<Utc>,
+) -> Result<Option<DateTime<Utc>>, String> {
+    match end.map(time).transpose()? {
+        Some(end) if end <= now => Err("does not lie ahead".to_owned()),
+        end => Ok(end),
+    }
+}
+
 /// Reads a scope, in the form that OAuth has for one (RFC 6749, 3.3).
 ///
 /// # Errors
@@ -161,10 +219,7 @@ impl From<Record> for pb::Application {
             update_time,
             version,
         } = application;
-        let run_as = match run_as {
-            RunAs::User => pb::RunAs::User,
-            RunAs::System => pb::RunAs::System,
-        };
+        let run_as = run_as.told();
         Self {
             application_id,
             account_id,

@@ -25,6 +25,7 @@ const ROLES: &[&str] = &[
     "tenantry_feed",
     "tenantry_expiry",
     "tenantry_meter",
+    "tenantry_mailer",
 ];
 
 /// Why the schema cannot be brought up to date, or not be used.
@@ -152,7 +153,8 @@ async fn prepare_roles(conn: &mut AsyncPgConnection) -> Result<(), MigrateError>
     conn.batch_execute(
         "grant usage, create on schema public to tenantry_owner;
          grant usage on schema public to tenantry_service, tenantry_verifier, tenantry_worker,
-             tenantry_operator, tenantry_purger, tenantry_feed, tenantry_expiry, tenantry_meter;
+             tenantry_operator, tenantry_purger, tenantry_feed, tenantry_expiry, tenantry_meter,
+             tenantry_mailer;
          -- For extensions that Postgres trusts.
          do $$ begin
              execute format('grant create on database %I to tenantry_owner', current_database());

@@ -122,6 +122,8 @@ pub enum Role {
     Expiry,
     /// Counts how often and when keys are used, and when authorizations are.
     Meter,
+    /// Sends mails.
+    Mailer,
 }
 
 impl Role {
@@ -135,6 +137,7 @@ impl Role {
             Self::Feed => "set local role tenantry_feed",
             Self::Expiry => "set local role tenantry_expiry",
             Self::Meter => "set local role tenantry_meter",
+            Self::Mailer => "set local role tenantry_mailer",
         }
     }
 }

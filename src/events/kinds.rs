@@ -16,8 +16,22 @@ pub const KINDS: &[&str] = &[
     "application.deleted",
     "application.rotated",
     "application.updated",
+    "authorization.expired",
     "authorization.granted",
     "authorization.revoked",
+    "authorization.tenant_deleted",
+    "authorization.tenant_expunged",
+    "authorization.tenant_purged",
+    "authorization.tenant_resumed",
+    "authorization.tenant_suspended",
+    "authorization.tenant_undeleted",
+    "authorization.updated",
+    "authorization_request.approved",
+    "authorization_request.cancelled",
+    "authorization_request.created",
+    "authorization_request.declined",
+    "authorization_request.expired",
+    "authorization_request.resent",
     "backend.created",
     "backend.deleted",
     "backend.updated",
@@ -93,6 +107,7 @@ pub const OF_VERDICTS: &[&str] = &[
     "app_key.deleted",
     "authorization.granted",
     "authorization.revoked",
+    "authorization.updated",
     "external_key.imported",
     "external_key.revoked",
     "external_key.rotated",
@@ -118,6 +133,7 @@ pub fn resource_of<'a>(kind: &str, resource_type: &'a str) -> &'a str {
     match kind {
         "end_user_app_data.cleared" => "deleted_app_data",
         kind if kind.ends_with(".expiring") => "expiry",
+        kind if kind.starts_with("authorization.tenant_") => "tenant_standing",
         _ => resource_type,
     }
 }
@@ -154,10 +170,15 @@ mod tests {
         assert!(OF_VERDICTS.iter().all(|kind| KINDS.contains(kind)));
     }
 
-    /// Whatever happens to an authorization changes what is known of it: no new type may be forgotten.
+    /// Whatever somebody does to an authorization changes what is known of it: no new type may be forgotten. What time
+    /// ends is known beforehand, and what happens to its tenant is told as such.
     #[test]
     fn all_that_happens_to_authorizations_is_of_verdicts() {
-        let of_authorizations = KINDS.iter().filter(|kind| kind.starts_with("authorization."));
+        let by_itself = |kind: &str| {
+            kind == "authorization.expired" || kind.starts_with("authorization.tenant_")
+        };
+        let of_authorizations =
+            KINDS.iter().filter(|kind| kind.starts_with("authorization.") && !by_itself(kind));
 
         assert!(of_authorizations.clone().count() >= 2);
         for kind in of_authorizations {

@@ -103,6 +103,45 @@ pub async fn append_below(
     Ok(())
 }
 
+/// Writes an event that an account is told of a tenant whose id it knows, which need not be one of its own: the event
+/// is not one of the tenant.
+///
+/// # Errors
+///
+/// As [`append`].
+pub async fn append_aside(
+    conn: &mut AsyncPgConnection,
+    id: Uuid,
+    origin: Origin<'_>,
+    now: DateTime<Utc>,
+    event: Event<'_>,
+    tenant_id: &str,
+) -> Result<()> {
+    let Event { kind, account_id, tenant, resource_type, resource_id, before, after } = event;
+    if !KINDS.contains(&kind) || tenant.is_some() {
+        return Err(Error::internal(format!("no event {kind} beside a tenant")));
+    }
+    diesel::insert_into(events::table)
+        .values((
+            events::event_id.eq(id),
+            events::type_.eq(kind),
+            events::method.eq(origin.method),
+            events::account_id.eq(account_id),
+            events::tenant_id.eq(tenant_id),
+            events::resource_type.eq(resource_type),
+            events::resource_id.eq(resource_id),
+            events::actor.eq(origin.actor),
+            events::on_behalf_of.eq(origin.on_behalf_of),
+            events::correlation_id.eq(origin.correlation_id),
+            events::before.eq(before),
+            events::after.eq(after),
+            events::event_time.eq(now),
+        ))
+        .execute(conn)
+        .await?;
+    Ok(())
+}
+
 /// Writes several events of one change, which concern one tenant, in their order.
 ///
 /// # Errors

@@ -721,8 +721,9 @@ impl KeyCache {
                     self.missing.clear();
                 }
                 (_, Some(uid), _) => state.raise(&Concern::Tenant(*uid)),
+                // Told to the account of the application too, of which it changes nothing.
+                ("authorization", None, _) | (_, None, None) => {}
                 (_, None, Some(account)) => state.raise(&Concern::Account(account.clone())),
-                (_, None, None) => {}
             }
         }
         self.generation.fetch_add(1, Ordering::AcqRel);

@@ -62,6 +62,7 @@ pub struct MasterKey {
     permutation: Aes128,
     permutation_check: [u8; 32],
     fingerprint: Hmac<Sha256>,
+    consents: Hmac<Sha256>,
     operations: Cipher,
 }
 
@@ -231,6 +232,14 @@ impl MasterKey {
         mac(&self.fingerprint, &[body])
     }
 
+    /// Computes the secret of the link by which a customer decides on a request, as often as its mail is built.
+    ///
+    /// Independent of the version, so that a mail that waits goes out across a rotation.
+    pub(crate) fn consent(&self, request: uuid::Uuid, generation: i32) -> Zeroizing<[u8; 32]> {
+        let parts: [&[u8]; 2] = [request.as_bytes(), &generation.to_be_bytes()];
+        Zeroizing::new(mac(&self.consents, &parts))
+    }
+
     /// Encrypts the key of what an operation holds, for whichever node works on it.
     pub(crate) fn operation_cipher(&self) -> &Cipher {
         &self.operations
@@ -269,6 +278,7 @@ impl From<&Material> for MasterKey {
             permutation: Aes128::new((&*derive::<16>(&ref_keys, "ref permutation")).into()),
             permutation_check: mac(&derive_mac(&ref_keys, "ref check"), &[CHECK_LABEL]),
             fingerprint: derive_mac(&ref_keys, "request fingerprint"),
+            consents: derive_mac(&ref_keys, "consent link"),
             operations: Cipher::new(&derive::<32>(&ref_keys, "operation")),
         }
     }

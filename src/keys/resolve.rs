@@ -132,7 +132,7 @@ select moment.snapshot, key.route is not null as is_there,
     left join tenant_authorizations as granted
         on granted.tenant_uid = key.tenant_uid and granted.application_id = installation.application_id
             and granted.environment = key.environment
-            and granted.state in ('ACTIVE', 'REAPPROVAL_REQUIRED')";
+            and granted.state = 'ACTIVE'";
 
 impl QueryFragment<Pg> for Resolve {
     fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, Pg>) -> QueryResult<()> {

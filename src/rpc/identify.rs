@@ -99,6 +99,8 @@ where
     Answer: Future<Output = Response>,
 {
     if !is_closed(request.uri().path()) {
+        // A page acts in the name of whoever came by its link.
+        request.extensions_mut().insert(observed);
         return go_on(request).await;
     }
     if !observed.metadata.is_grpc {
@@ -416,6 +418,7 @@ fn caller_of(known: &Known) -> Result<Arc<Caller>> {
         environment: known.environment.as_deref().map(str::to_owned),
         expire_time: known.expire_time,
         roles: roles.clone(),
+        link: None,
     };
     Ok(known.caller.get_or_init(|| Arc::new(caller())).clone())
 }
@@ -555,6 +558,7 @@ mod tests {
             environment: None,
             expire_time: None,
             roles: roles.iter().filter_map(|id| Role::find(id)).collect(),
+            link: None,
         }
     }
 

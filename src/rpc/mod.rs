@@ -70,6 +70,8 @@ pub struct Caller {
     pub expire_time: Option<DateTime<Utc>>,
     /// What it may do.
     pub roles: Vec<&'static Role>,
+    /// The request that is decided on by a link, where that stands in the place of a key.
+    pub link: Option<Uuid>,
 }
 
 /// The tenant that a call acts on, or that a key belongs to.
@@ -115,7 +117,10 @@ impl Call {
 
     /// The actor as events and records name it.
     pub fn actor(&self) -> String {
-        format!("api_key:{}", self.caller.key_id)
+        match self.caller.link {
+            Some(request) => format!("consent:{request}"),
+            None => format!("api_key:{}", self.caller.key_id),
+        }
     }
 
     /// The account and the tenant that its metadata named: what [`identify::Earlier`] asks for.

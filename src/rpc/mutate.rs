@@ -75,6 +75,8 @@ pub struct Change<'a> {
     news: Vec<News>,
     /// Whether everything is undone at the end: `validate_only`.
     rehearses: bool,
+    /// For whom it is made, where the caller says so (0-13); events have it.
+    pub on_behalf_of: Option<String>,
 }
 
 impl Change<'_> {
@@ -156,8 +158,21 @@ impl Change<'_> {
         self.hear(&event);
         let id = self.uuid();
         let actor = self.call.actor();
-        let origin = origin(self.call, &actor);
+        let origin = origin(self.call, &actor, self.on_behalf_of.as_deref());
         outbox::append_below(self.transaction.conn(), id, origin, self.now, event, before).await
+    }
+
+    /// As [`Change::record`], of what an account is told of a tenant whose id it knows, and the tenant is not.
+    ///
+    /// # Errors
+    ///
+    /// What the database reports.
+    pub async fn record_aside(&mut self, event: outbox::Event<'_>, tenant_id: &str) -> Result<()> {
+        let id = self.uuid();
+        let actor = self.call.actor();
+        let origin = origin(self.call, &actor, self.on_behalf_of.as_deref());
+        let (conn, now) = (self.transaction.conn(), self.now);
+        outbox::append_aside(conn, id, origin, now, event, tenant_id).await
     }
 
     /// As [`Change::record`], of many things that happened to one tenant at once.
@@ -175,7 +190,7 @@ impl Change<'_> {
         }
         let events = events.into_iter().map(|event| (self.uuid(), event)).collect();
         let actor = self.call.actor();
-        let origin = origin(self.call, &actor);
+        let origin = origin(self.call, &actor, self.on_behalf_of.as_deref());
         outbox::append_all(self.transaction.conn(), origin, self.now, tenant, events).await
     }
 }
@@ -195,11 +210,11 @@ impl Change<'_> {
 }
 
 /// Where what happens in a call comes from.
-fn origin<'a>(call: &'a Call, actor: &'a str) -> outbox::Origin<'a> {
+fn origin<'a>(call: &'a Call, actor: &'a str, on_behalf_of: Option<&'a str>) -> outbox::Origin<'a> {
     outbox::Origin {
         method: call.method,
         actor,
-        on_behalf_of: None,
+        on_behalf_of,
         correlation_id: &call.correlation_id,
     }
 }
@@ -254,7 +269,8 @@ impl Mutator {
         let transaction = self.database.begin(&call.scope, credential, call.deadline).await?;
         let (now, clock, news) = (self.clock.now(), &*self.clock, Vec::new());
         let rehearses = request.validate_only();
-        let mut change = Change { call, now, clock, transaction, news, rehearses };
+        let on_behalf_of = None;
+        let mut change = Change { call, now, clock, transaction, news, rehearses, on_behalf_of };
         let done = self.run(&mut change, request, act).await;
         match done {
             Ok(answer) if !request.validate_only() => {

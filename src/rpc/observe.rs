@@ -11,17 +11,26 @@ use std::{
     time::Duration,
 };
 
-use axum::{extract::Request, response::Response};
+use axum::{
+    extract::Request,
+    response::{IntoResponse as _, Response},
+};
 use futures_util::FutureExt as _;
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use tokio::time::Instant;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 use tracing::{Instrument as _, Span, field::Empty};
 use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 
-use super::{Call, client::Client, metadata::Metadata, permit::Method};
+use super::{
+    Call,
+    client::Client,
+    metadata::Metadata,
+    permit::{Method, is_closed},
+};
 use crate::{
+    authorizations::consent::CONSENT,
     clock::Clock,
     config::Cidr,
     edge::Peer,
@@ -79,7 +88,7 @@ where
     Answer: Future<Output = Response>,
 {
     let start = Instant::now();
-    let path = request.uri().path().to_owned();
+    let path = told(request.uri().path()).to_owned();
     let method = Method::find(&path);
     let (metadata, once) = Metadata::read(request.headers());
     let peer = request.extensions().get::<Peer>().map(|peer| peer.0.ip());
@@ -95,8 +104,10 @@ where
     let call = Arc::new(OnceLock::new());
 
     let mut response = match form.and_then(|()| metadata.timeout()) {
-        Err(violation) => refusal(Error::Invalid(vec![violation])),
+        Err(violation) => refusal(Error::Invalid(vec![violation]), is_grpc),
         Ok(timeout) => {
+            // A browser has no deadline of its own.
+            let timeout = timeout.filter(|_| is_grpc);
             let streams = method.is_some_and(|method| method.streams);
             let otherwise = if streams { STREAM_DEADLINE_DEFAULT } else { DEADLINE_DEFAULT };
             let deadline = start + timeout.map_or(otherwise, |timeout| timeout.min(DEADLINE_MAX));
@@ -113,8 +124,8 @@ where
             // is where it panics; what it shares with others is as between two statements then.
             match tokio::time::timeout_at(deadline, going_on.instrument(span.clone())).await {
                 Ok(Ok(response)) => response,
-                Ok(Err(_)) => refusal(Error::internal("the call panicked")),
-                Err(_) => refusal(Error::DeadlineExceeded),
+                Ok(Err(_)) => refusal(Error::internal("the call panicked"), is_grpc),
+                Err(_) => refusal(Error::DeadlineExceeded, is_grpc),
             }
         }
     };
@@ -142,6 +153,17 @@ where
         log(named, is_grpc, &response, &told, call, client.ip, elapsed, &correlation_id);
     });
     response
+}
+
+/// A path as logs and traces may have it: of one that is not known, and may be that of a link misspelt, nothing is told,
+/// and neither is the secret of one that is.
+fn told(path: &str) -> &str {
+    let is_ours = |path: &str| path == "/" || is_closed(path) || path.starts_with("/grpc.");
+    match path {
+        link if link.starts_with(CONSENT) => CONSENT,
+        known if is_ours(known) => known,
+        _ => "/unknown",
+    }
 }
 
 const CORRELATION_ID: HeaderName = HeaderName::from_static("x-correlation-id");
@@ -279,10 +301,40 @@ fn span_of(
     span
 }
 
-fn refusal(error: Error) -> Response {
-    Status::from(error).into_http()
+fn refusal(error: Error, is_grpc: bool) -> Response {
+    let (status, is_wrong) = (Status::from(error), StatusCode::BAD_REQUEST);
+    match (is_grpc, status.code()) {
+        (true, _) => status.into_http(),
+        (false, Code::InvalidArgument) => is_wrong.into_response(),
+        (false, Code::DeadlineExceeded) => StatusCode::SERVICE_UNAVAILABLE.into_response(),
+        (false, _) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+    }
 }
 
 fn header(text: &str) -> HeaderValue {
     HeaderValue::from_str(text).unwrap_or(HeaderValue::from_static(""))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_secret_of_a_link_is_in_no_path_that_is_told() {
+        for path in [
+            "/consent/secret",
+            "//consent/secret",
+            "/Consent/secret",
+            "/%63onsent/secret",
+            "/./consent/secret",
+            "/x/../consent/secret",
+            "/prefix/consent/secret",
+            "/consent%2Fsecret",
+            "/consent/secret/",
+        ] {
+            assert!(!told(path).contains("secret"), "{path}");
+        }
+        let method = "/tenantry.v1.TenantService/GetTenant";
+        assert_eq!(told(method), method);
+    }
 }

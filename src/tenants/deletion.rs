@@ -13,6 +13,7 @@ use super::{
 };
 use crate::{
     app_data,
+    authorizations::publishers::{self, Turn},
     config::Settings,
     db::Role,
     error::{Error, Kind, Result},
@@ -59,9 +60,11 @@ pub(super) async fn delete(
 
     store::update(change.conn(), &after.tenant).await?;
     if expunge {
+        publishers::tell_turn(change, after.tenant.uid, Turn::Expunged).await?;
         remove(change, &after).await?;
     } else {
         tell(change, "tenant.deleted", Some(&before), &after).await?;
+        publishers::tell_turn(change, after.tenant.uid, Turn::Deleted).await?;
     }
     Ok(pb::DeleteTenantResponse {
         tenant: Some(after.seen_by(change.call, settings)),

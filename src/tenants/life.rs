@@ -15,6 +15,7 @@ use super::{
     store,
 };
 use crate::{
+    authorizations::publishers,
     db::Scope,
     entitlements,
     error::{Error, Kind, Result, Violation},
@@ -202,7 +203,9 @@ pub(super) async fn lock(
         end: new.end,
     };
     tenant.touch(change.now);
-    keep(change, "tenant.locked", &before, tenant).await
+    let after = keep(change, "tenant.locked", &before, tenant).await?;
+    publishers::tell_standing(change, after.tenant.uid).await?;
+    Ok(after)
 }
 
 /// Ends a tenant's own lock.
@@ -210,7 +213,9 @@ pub(super) async fn unlock(change: &mut Change<'_>, id: &str, etag: &str) -> Res
     let before = hold_from_above(change, id, etag, "TENANTS:LOCK").await?;
     let mut tenant = before.tenant.clone();
     tenant.unlock(change.now)?;
-    keep(change, "tenant.unlocked", &before, tenant).await
+    let after = keep(change, "tenant.unlocked", &before, tenant).await?;
+    publishers::tell_standing(change, after.tenant.uid).await?;
+    Ok(after)
 }
 
 /// Makes a tenant a service provider, of what is below it already too.
@@ -286,6 +291,9 @@ pub(super) async fn move_below(
     purge::move_below(change.conn(), tenant.uid, levels_before, &tenant.ancestors).await?;
     let after = store::complete_one(change.conn(), now, tenant).await?;
     tell(change, "tenant.moved", Some(&before), &after).await?;
+    if before.lock_above.is_some() || after.lock_above.is_some() {
+        publishers::tell_standing(change, after.tenant.uid).await?;
+    }
     Ok(after)
 }
 

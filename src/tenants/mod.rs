@@ -10,7 +10,7 @@ pub mod life;
 pub mod list;
 pub mod model;
 mod placement;
-mod search;
+pub(crate) mod search;
 pub mod service;
 pub mod store;
 mod update;

@@ -82,7 +82,7 @@ pub(super) async fn few(
 }
 
 /// Whether Postgres by itself asks an index for the few tenants that can fit a term.
-fn is_look_up(term: &Term) -> bool {
+pub(crate) fn is_look_up(term: &Term) -> bool {
     let equals = matches!(&term.test, Test::Text(TextTest::Equals(value)) if !value.is_empty());
     equals
         && !term.negated
@@ -90,7 +90,7 @@ fn is_look_up(term: &Term) -> bool {
 }
 
 /// What the text that a term wants is like, where the index of texts can tell.
-fn pattern(term: &Term) -> Option<String> {
+pub(crate) fn pattern(term: &Term) -> Option<String> {
     let Test::Text(test) = &term.test else { return None };
     if term.negated || !FIELDS.contains(&term.field) {
         return None;

@@ -14,7 +14,9 @@ use super::{
     update::{self, Update},
 };
 use crate::{
-    allowlist, app_data, directory, entitlements,
+    allowlist, app_data,
+    authorizations::publishers::{self, Turn},
+    directory, entitlements,
     error::{Error, Kind, Result},
     events::outbox::Event,
     groups, longrunning, operations,
@@ -722,6 +724,7 @@ impl Tenants {
         store::update(change.conn(), &tenant).await?;
         let after = before.with(tenant);
         tell(change, "tenant.undeleted", Some(&before), &after).await?;
+        publishers::tell_turn(change, after.tenant.uid, Turn::Undeleted).await?;
         Ok(after)
     }
 }

@@ -1,0 +1,1 @@
+drop index concurrently tenant_external_ids_value_idx;

@@ -1,0 +1,1 @@
+drop function find_customer, offer_of, find_consent;

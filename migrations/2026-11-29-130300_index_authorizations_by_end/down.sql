@@ -1,0 +1,1 @@
+drop index concurrently tenant_authorizations_end_idx;

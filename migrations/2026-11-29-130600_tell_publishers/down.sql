@@ -1,0 +1,2 @@
+drop function authorizations_below;
+drop policy events_to_publishers on events;

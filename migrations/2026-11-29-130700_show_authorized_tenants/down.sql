@@ -1,0 +1,4 @@
+drop policy application_ids_publisher on application_ids;
+drop function search_authorized_tenants;
+drop function name_of_authorized_tenant;
+drop function tell_authorized_tenants;
