@@ -28,6 +28,7 @@ use tenantry::{
     events::feed,
     keys::master::MasterKey,
     longrunning::operations_client::OperationsClient,
+    mail::Mailer,
     operations::worker,
     pb::{
         self, directory_service_client::DirectoryServiceClient,
@@ -186,9 +187,12 @@ impl App {
             .unwrap();
         let metrics = Metrics::new(&settings);
         let sampling = Sampling::new(&settings).unwrap();
-        let shared = Arc::new(Shared::new(pool, master, clock, Arc::new(settings)).unwrap());
+        let mailer = Mailer::new(&settings).unwrap();
+        let shared = Shared::new(pool, master, clock, Arc::new(settings), mailer).unwrap();
+        let shared = Arc::new(shared);
         let (stack, _health) = server::stack(shared.clone(), metrics, sampling).await.unwrap();
         let address = edge.local_addr();
+        let _ = shared.address.set(address);
         let follower = shared.clone();
         let following = tokio::spawn(async move {
             feed::run(follower).await.unwrap();

@@ -59,6 +59,22 @@ fn good_request(method: &MethodDescriptor) -> DynamicMessage {
             r#"{"authorization_id": "00000000-0000-0000-0000-000000000000", "reason": "gone",
                 "contact_email": "a@b.c"}"#
         }
+        "RequestAuthorization" => {
+            r#"{"application_id": "none", "customer_id": "x", "customer_name": "x", "contact_email": "a@b.c"}"#
+        }
+        "RequestAuthorizationUpdate" => {
+            r#"{"authorization_id": "00000000-0000-0000-0000-000000000000", "on_behalf_of": "x",
+                "contact_email": "a@b.c"}"#
+        }
+        "GetAuthorizationRequest"
+        | "ApproveAuthorizationRequest"
+        | "CancelAuthorizationRequest"
+        | "ResendAuthorizationRequest" => {
+            r#"{"authorization_request_id": "00000000-0000-0000-0000-000000000000"}"#
+        }
+        "DeclineAuthorizationRequest" => {
+            r#"{"authorization_request_id": "00000000-0000-0000-0000-000000000000", "reason": "x"}"#
+        }
         "VerifyApplicationClient" => r#"{"client_id": "x", "client_secret": "y"}"#,
         "UpdateIpAllowlist" => r#"{"enabled": false}"#,
         "TestIpAllowlist" => r#"{"ip": "192.0.2.1"}"#,
@@ -127,7 +143,7 @@ fn good_request(method: &MethodDescriptor) -> DynamicMessage {
                 "config": {"billing": {"rate": 1}}}}"#
         }
         "UpdateOAuthClient" => r#"{"oauth_client": {"disabled": true}}"#,
-        "VerifyKey" => r#"{"environment": "sod"}"#,
+        "VerifyKey" | "ListAuthorizedTenants" => r#"{"environment": "sod"}"#,
         "BatchVerifyKeys" => r#"{"requests": [{"environment": "sod"}]}"#,
         _ => "{}",
     };
@@ -211,6 +227,7 @@ const TAKEN_AS_IT_IS: &[&str] = &[
     "status",
     "admin_user",
     "description",
+    "additional_info",
     "external_ids",
     "key",
     "required_permissions",

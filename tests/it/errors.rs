@@ -175,6 +175,7 @@ async fn refusals(app: &App) -> Vec<(&'static str, Status)> {
     let elsewhere = json!({"application_id": "app", "environment": "production"});
     let elsewhere = root.call("RotateApplicationClientSecret", elsewhere).await.unwrap_err();
     add("ENVIRONMENT_NOT_PUBLISHED", elsewhere);
+    requests(app, &mut add).await;
     let claimed = "insert into application_ids select 'x-' || number, 'default' from generate_series(1, 10000) number";
     app.superuser().await.batch_execute(claimed).await.unwrap();
     let more = json!({"application": {"name": "App", "environments": ["sod"]}});
@@ -301,6 +302,60 @@ fn account_with_limit(id: &str, max_tenants: i32) -> pb::CreateAccountRequest {
     pb::CreateAccountRequest { account: Some(account), ..Default::default() }
 }
 
+/// What stands against asking customers.
+async fn requests(app: &App, add: &mut impl FnMut(&'static str, Status)) {
+    let root = app.as_root();
+    let asking = json!({"application": {"application_id": "asking", "name": "Asking",
+        "environments": ["sod", "production"], "scopes": ["read"]}});
+    root.call("CreateApplication", asking).await.unwrap();
+    let ask = |environment: &str| {
+        json!({"application_id": "asking", "environment": environment, "customer_id": "foo",
+            "customer_name": "Foo", "contact_email": "a@b.c"})
+    };
+    let elsewhere = root.call("RequestAuthorization", ask("sod")).await.unwrap_err();
+    add("ENVIRONMENT_NOT_REQUESTABLE", elsewhere);
+    let pending = root.call("RequestAuthorization", ask("production")).await.unwrap();
+    let again = root.call("RequestAuthorization", ask("production")).await.unwrap_err();
+    add("REQUEST_ALREADY_PENDING", again);
+    let id = &pending["authorization_request"]["authorization_request_id"];
+    let named = json!({ "authorization_request_id": id });
+    for _ in 0..4 {
+        root.call("ResendAuthorizationRequest", named.clone()).await.unwrap();
+    }
+    let sixth = root.call("ResendAuthorizationRequest", named.clone()).await.unwrap_err();
+    add("MAIL_LIMIT_EXCEEDED", sixth);
+    root.call("CancelAuthorizationRequest", named.clone()).await.unwrap();
+    let over = root.call("CancelAuthorizationRequest", named).await.unwrap_err();
+    add("REQUEST_NOT_PENDING", over);
+    let changed = json!({"application_id": "asking", "customer_id": "foo", "customer_name": "Foo",
+        "contact_email": "a@b.c", "scopes": ["read"]});
+    let another = root.create_key(&["system-admin"]).await;
+    app.shared.clock.advance(chrono::TimeDelta::days(1));
+    let changed = app.as_key(&another).call("RequestAuthorization", changed).await.unwrap();
+    let less = json!({"application": {"application_id": "asking"}, "update_mask": "scopes"});
+    root.call("UpdateApplication", less).await.unwrap();
+    let id = &changed["authorization_request"]["authorization_request_id"];
+    let changed = root
+        .call("ApproveAuthorizationRequest", json!({ "authorization_request_id": id }))
+        .await
+        .unwrap_err();
+    add("APPLICATION_CHANGED", changed);
+    let more = json!({"application": {"application_id": "asking", "scopes": ["read"]}});
+    root.call("UpdateApplication", more).await.unwrap();
+    let nowhere = json!({"authorization_request_id": "00000000-0000-0000-0000-000000000000"});
+    let nowhere = root.call("GetAuthorizationRequest", nowhere).await.unwrap_err();
+    add("AUTHORIZATION_REQUEST_NOT_FOUND", nowhere);
+    let granted = json!({"tenant_id": "foo", "application_id": "asking", "environment": "sod"});
+    let granted = root.call("GrantAuthorization", granted).await.unwrap();
+    let id = &granted["authorization"]["authorization_id"];
+    let revoke = json!({"authorization_id": id, "contact_email": "a@b.c", "reason": "over"});
+    root.call("RevokeAuthorization", revoke).await.unwrap();
+    let update = json!({"authorization_id": id, "on_behalf_of": "Foo", "contact_email": "a@b.c",
+        "scopes": ["read"]});
+    let update = root.call("RequestAuthorizationUpdate", update).await.unwrap_err();
+    add("AUTHORIZATION_NOT_ACTIVE", update);
+}
+
 #[tokio::test]
 async fn every_reason_is_produced_with_its_code_and_all_that_errors_carry() {
     let app = App::start_working().await;
@@ -321,10 +376,13 @@ async fn every_reason_is_produced_with_its_code_and_all_that_errors_carry() {
         | "SP_ROLE_NOT_SUPPORTED"
         | "PARENT_REQUIRED"
         | "ISSUANCE_BUNDLE_INVALID" => "InvalidArgument",
-        "USAGE_ALREADY_RECORDED" | "AUTHORIZATION_EXISTS" => "AlreadyExists",
-        "ENTITLEMENT_EXCEEDED" | "TENANT_LIMIT_EXCEEDED" | "APPLICATION_LIMIT_EXCEEDED" => {
-            "ResourceExhausted"
+        "USAGE_ALREADY_RECORDED" | "AUTHORIZATION_EXISTS" | "REQUEST_ALREADY_PENDING" => {
+            "AlreadyExists"
         }
+        "ENTITLEMENT_EXCEEDED"
+        | "TENANT_LIMIT_EXCEEDED"
+        | "APPLICATION_LIMIT_EXCEEDED"
+        | "MAIL_LIMIT_EXCEEDED" => "ResourceExhausted",
         "ETAG_MISMATCH" => "Aborted",
         _ => "FailedPrecondition",
     };

@@ -24,6 +24,7 @@ struct World {
     their_app_key: String,
     their_external_key: String,
     their_external_secret: String,
+    their_request: String,
     their_authorization: String,
     their_client: serde_json::Value,
 }
@@ -131,6 +132,12 @@ async fn world() -> World {
     let granted = json!({"tenant_id": "theirs-low", "application_id": "theirs-app",
         "environment": "production"});
     let granted = on_account.call("GrantAuthorization", granted).await.unwrap();
+    let asked = json!({"application": {"application_id": "theirs-asks", "name": "theirs",
+        "environments": ["production"]}});
+    on_account.call("CreateApplication", asked).await.unwrap();
+    let asked = json!({"application_id": "theirs-asks", "customer_id": "theirs-low",
+        "customer_name": "theirs", "contact_email": "theirs@b.c"});
+    let asked = on_account.call("RequestAuthorization", asked).await.unwrap();
     let on_theirs = root.with("x-tenant-id", "theirs-low");
     let installation = json!({"installation": {"product_code": "PHONE", "package_code": "BASIC",
         "ttl_hours": 24, "description": "theirs"}});
@@ -164,6 +171,7 @@ async fn world() -> World {
         their_app_key: text(&made["external_key"]["app_key_id"]),
         their_external_key: text(&made["external_key"]["external_key_id"]),
         their_external_secret: text(&made["secret"]),
+        their_request: text(&asked["authorization_request"]["authorization_request_id"]),
         their_authorization: text(&granted["authorization"]["authorization_id"]),
         their_client: json!({"client_id": published["clients"][0]["client_id"],
             "client_secret": published["clients"][0]["client_secret"]}),
@@ -344,6 +352,28 @@ fn attacks(world: &World, method: &MethodDescriptor) -> Vec<String> {
         "GetAuthorization" => {
             vec![format!(r#"{{"authorization_id": "{}"}}"#, world.their_authorization)]
         }
+        "RequestAuthorization" => vec![
+            r#"{"application_id": "theirs-app", "customer_id": "ours-low", "customer_name": "x",
+                "contact_email": "a@b.c"}"#
+                .to_owned(),
+        ],
+        "RequestAuthorizationUpdate" => vec![format!(
+            r#"{{"authorization_id": "{}", "on_behalf_of": "x", "contact_email": "a@b.c"}}"#,
+            world.their_authorization
+        )],
+        "GetAuthorizationRequest"
+        | "ApproveAuthorizationRequest"
+        | "CancelAuthorizationRequest"
+        | "ResendAuthorizationRequest" => {
+            vec![format!(r#"{{"authorization_request_id": "{}"}}"#, world.their_request)]
+        }
+        "DeclineAuthorizationRequest" => vec![format!(
+            r#"{{"authorization_request_id": "{}", "reason": "sabotage"}}"#,
+            world.their_request
+        )],
+        "ListAuthorizationRequests" => {
+            vec!["{}".into(), r#"{"filter": "customer_id = \"theirs-low\""}"#.into()]
+        }
         "RevokeAuthorization" => vec![format!(
             r#"{{"authorization_id": "{}", "contact_email": "a@b.c", "reason": "sabotage"}}"#,
             world.their_authorization
@@ -359,6 +389,18 @@ fn attacks(world: &World, method: &MethodDescriptor) -> Vec<String> {
         "ListAuthorizations" => {
             vec!["{}".into(), r#"{"filter": "tenant_id = \"theirs-low\""}"#.into()]
         }
+        "CountAuthorizedTenants" => {
+            [r#"{"application_id": "theirs-app"}"#, r#"{"account_id": "theirs"}"#].map(str::to_owned).into()
+        }
+        "ListAuthorizedTenants" => [
+            r#"{"environment": "production"}"#,
+            r#"{"environment": "production", "application_id": "theirs-app"}"#,
+            r#"{"environment": "production", "account_id": "theirs"}"#,
+            r#"{"environment": "production", "filter": "tenant_id = \"theirs-low\""}"#,
+            r#"{"environment": "production", "filter": "name:\"theirs\""}"#,
+        ]
+        .map(str::to_owned)
+        .into(),
         "VerifyApplicationClient" => vec![world.their_client.to_string()],
         "GetDomain" | "DeleteDomain" => named(r#"{"domain_id": "theirs.example.com"}"#),
         "CreateDomain" => named(r#"{"domain": {"domain_id": "new.example.com"}}"#),
@@ -470,6 +512,8 @@ async fn everything(app: &App) -> Vec<String> {
         union all select a::text from applications a
         union all select c::text from application_clients c
         union all select g::text from tenant_authorizations g
+        union all select a::text from authorized_tenants a
+        union all select c::text from authorized_tenant_counts c
         order by 1";
     let rows: Vec<Row> =
         diesel_async::RunQueryDsl::load(diesel::sql_query(query), &mut app.superuser().await)

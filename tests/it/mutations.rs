@@ -764,6 +764,54 @@ async fn change_by(method: &str, root: &Caller, own: &Caller, id: &str) -> &'sta
             root.call(method, request).await.unwrap();
             told
         }
+        "RequestAuthorization"
+        | "ApproveAuthorizationRequest"
+        | "DeclineAuthorizationRequest"
+        | "CancelAuthorizationRequest"
+        | "ResendAuthorizationRequest" => {
+            let prepared = root.with_instead("x-correlation-id", PREPARED);
+            let new = json!({"application":
+                {"application_id": id, "name": "One", "environments": ["production"]}});
+            prepared.call("CreateApplication", new).await.unwrap();
+            let ask = json!({"application_id": id, "customer_id": "owner", "customer_name": "Owner",
+                "contact_email": "a@b.c"});
+            if method == "RequestAuthorization" {
+                root.call(method, ask).await.unwrap();
+                return "authorization_request.created";
+            }
+            // By another key: none answers for whom it asks.
+            let role = if id.starts_with("plain") { "system-admin" } else { "account-admin" };
+            let another = prepared.call("CreateApiKey", json!({"api_key": {"roles": [role]}}));
+            let another = another.await.unwrap();
+            let another = format!("Bearer {}", another["secret"].as_str().unwrap());
+            let another = prepared.with_instead("authorization", &another);
+            let asked = another.call("RequestAuthorization", ask).await.unwrap();
+            let id = &asked["authorization_request"]["authorization_request_id"];
+            let mut named = json!({ "authorization_request_id": id });
+            let told = match method {
+                "ApproveAuthorizationRequest" => "authorization_request.approved",
+                "CancelAuthorizationRequest" => "authorization_request.cancelled",
+                "ResendAuthorizationRequest" => "authorization_request.resent",
+                _ => {
+                    named["reason"] = "no".into();
+                    "authorization_request.declined"
+                }
+            };
+            root.call(method, named).await.unwrap();
+            told
+        }
+        "RequestAuthorizationUpdate" => {
+            let prepared = root.with_instead("x-correlation-id", PREPARED);
+            let new = json!({"application": {"application_id": id, "name": "One",
+                "environments": ["sod"], "scopes": ["read", "write"]}});
+            prepared.call("CreateApplication", new).await.unwrap();
+            let grant = json!({"tenant_id": "owner", "application_id": id, "environment": "sod"});
+            let granted = prepared.call("GrantAuthorization", grant).await.unwrap();
+            let less = json!({"authorization_id": granted["authorization"]["authorization_id"],
+                "on_behalf_of": "Owner", "contact_email": "a@b.c", "scopes": ["read"]});
+            root.call(method, less).await.unwrap();
+            "authorization.updated"
+        }
         "GrantAuthorization" | "RevokeAuthorization" => {
             let prepared = root.with_instead("x-correlation-id", PREPARED);
             let new = json!({"application": {"application_id": id, "name": "One", "environments": ["sod"]}});

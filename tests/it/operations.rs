@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use tenantry::{
     db::Scope,
     longrunning::{self, WaitOperationRequest, operation::Result as Outcome},
+    mail::Mailer,
     operations::worker,
     pb,
     rpc::permit::POOL,
@@ -394,9 +395,9 @@ async fn whoever_waits_is_answered_in_time_with_the_latest_state() {
 /// A node beside the one that is called: it shares the database with it, and nothing else.
 fn another_node(app: &App) -> Arc<Shared> {
     let Shared { database, master, clock, settings, .. } = &*app.shared;
-    Arc::new(
-        Shared::new(database.clone(), master.clone(), clock.clone(), settings.clone()).unwrap(),
-    )
+    let (mailer, clock) = (Mailer::new(settings).unwrap(), clock.clone());
+    let node = Shared::new(database.clone(), master.clone(), clock, settings.clone(), mailer);
+    Arc::new(node.unwrap())
 }
 
 #[tokio::test]

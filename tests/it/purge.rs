@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use tenantry::{
     clock::Clock,
     db::Role,
+    mail::Mailer,
     pb::{self, TenantState},
     purge,
     server::Shared,
@@ -94,7 +95,8 @@ fn node_ahead(app: &App) -> Shared {
     let Shared { database, master, settings, .. } = &*app.shared;
     let clock = Arc::new(Clock::default());
     clock.advance(TimeDelta::days(31));
-    Shared::new(database.clone(), master.clone(), clock, settings.clone()).unwrap()
+    let mailer = Mailer::new(settings).unwrap();
+    Shared::new(database.clone(), master.clone(), clock, settings.clone(), mailer).unwrap()
 }
 
 /// 4-07: what a purge takes and what it leaves.

@@ -72,7 +72,7 @@ impl World {
             admin.create(high).await.unwrap();
             admin.call("CreateProduct", product()).await.unwrap();
             let published = json!({"application": {"application_id": format!("{account}-app"),
-                "name": "App", "environments": ["sod"]}});
+                "name": "App", "environments": ["sod", "production"]}});
             admin.call("CreateApplication", published).await.unwrap();
             let id = format!("{account}-low");
             let low = json!({
@@ -127,6 +127,9 @@ impl World {
                 let grant =
                     json!({"application_id": format!("{account}-app"), "environment": "sod"});
                 on_it.call("GrantAuthorization", grant).await.unwrap();
+                let ask = json!({"application_id": format!("{account}-app"), "customer_id": id,
+                    "customer_name": "Customer", "contact_email": "a@b.c"});
+                admin.call("RequestAuthorization", ask).await.unwrap();
                 let later = json!({
                     "tenant": {
                         "name": "Later", "description": "", "type": "TENANT_TYPE_PRODUCT",
@@ -738,7 +741,7 @@ async fn each_role_has_the_rights_of_its_job_and_no_others() {
         from information_schema.column_privileges c
         where table_schema = 'public' and grantee in
               ('tenantry_verifier', 'tenantry_worker', 'tenantry_operator', 'tenantry_purger',
-               'tenantry_expiry', 'tenantry_feed')
+               'tenantry_expiry', 'tenantry_feed', 'tenantry_mailer')
           and not exists (select 1 from information_schema.role_table_grants t
               where t.grantee = c.grantee and t.table_name = c.table_name
                 and t.privilege_type = c.privilege_type)
@@ -751,13 +754,30 @@ async fn each_role_has_the_rights_of_its_job_and_no_others() {
         rights,
         [
             "expiry api_keys(account_id,create_time,expire_time,number,revoke_time,route,tenant_uid) select",
-            "expiry events(account_id,actor,after,ancestors,before,correlation_id,event_id,event_time,method,\
-             on_behalf_of,resource_id,resource_type,tenant_id,tenant_uid,type) insert",
+            "expiry authorization_requests select",
+            "expiry authorization_requests(state,update_time,version) update",
+            "expiry events(account_id,actor,after,ancestors,before,correlation_id,event_id,event_time,\
+             method,on_behalf_of,resource_id,resource_type,tenant_id,tenant_uid,type) insert",
             "expiry expiry_notices delete insert select",
             "expiry external_keys(create_time,expire_time,number,revoke_time,route,tenant_uid) select",
+            "expiry tenant_authorizations(application_id,authorization_id,environment,publisher_account_id,\
+             state,tenant_id,tenant_uid,valid_until,version) select",
+            "expiry tenant_authorizations(requested_scopes,state,update_time,version) update",
             "expiry tenants(account_id,ancestors,create_time,state,tenant_id,trial_expire_time,uid) select",
             "feed events select",
             "feed nodes delete insert select update",
+            "mailer accounts(account_id,name) select",
+            "mailer applications(application_id,name) select",
+            "mailer authorization_requests(additional_info,application_id,authorization_id,\
+             authorization_request_id,contact_email,environment,expire_time,generation,kind,on_behalf_of,\
+             publisher_account_id,run_as,scopes,state,tenant_uid,valid_until) select",
+            "mailer environments(environment_id,name) select",
+            "mailer mails delete select",
+            "mailer mails(attempts,next_attempt_time,outcome,recipients,state,update_time) update",
+            "mailer tenant_authorizations(application_id,authorization_id,environment,granted_scopes,\
+             publisher_account_id,revoke_contact,revoke_reason,revoke_time,state,tenant_uid,valid_until) \
+             select",
+            "mailer tenants(admin_user,contact_email,name,state,support_email,uid) select",
             "meter key_credits select",
             "meter key_rate_windows insert select update",
             "meter key_usage insert select update",
@@ -771,8 +791,12 @@ async fn each_role_has_the_rights_of_its_job_and_no_others() {
             "operator tenants(ancestors,uid) select",
             "purger api_keys delete",
             "purger api_keys(number,route,tenant_uid) select",
-            "purger events(account_id,actor,after,ancestors,before,correlation_id,event_id,event_time,method,\
-             on_behalf_of,resource_id,resource_type,tenant_id,tenant_uid,type) insert",
+            "purger authorization_requests(decided_by,decider_name) update",
+            "purger authorization_requests(tenant_uid) select",
+            "purger authorized_tenants delete",
+            "purger authorized_tenants(application_id,environment,publisher_account_id,tenant_uid) select",
+            "purger events(account_id,actor,after,ancestors,before,correlation_id,event_id,event_time,\
+             method,on_behalf_of,resource_id,resource_type,tenant_id,tenant_uid,type) insert",
             "purger events(after,before) update",
             "purger events(event_id,tenant_uid) select",
             "purger external_keys delete",
@@ -785,6 +809,8 @@ async fn each_role_has_the_rights_of_its_job_and_no_others() {
             "purger key_rate_windows(number,route,tenant_uid) select",
             "purger key_usage delete",
             "purger key_usage(number,route,tenant_uid) select",
+            "purger mails delete",
+            "purger mails(mail_id,tenant_uid) select",
             "purger operations delete",
             "purger operations(operation_id,tenant_uid) select",
             "purger tenant_app_key_configs delete",
@@ -794,7 +820,8 @@ async fn each_role_has_the_rights_of_its_job_and_no_others() {
             "purger tenant_authorization_usage delete",
             "purger tenant_authorization_usage(authorization_id,tenant_uid) select",
             "purger tenant_authorizations delete",
-            "purger tenant_authorizations(authorization_id,tenant_uid) select",
+            "purger tenant_authorizations(application_id,authorization_id,environment,publisher_account_id,\
+             state,tenant_id,tenant_uid,valid_until) select",
             "purger tenant_directory delete",
             "purger tenant_directory(kind,tenant_uid) select",
             "purger tenant_end_user_app_data(tenant_uid) select",
@@ -825,6 +852,9 @@ async fn each_role_has_the_rights_of_its_job_and_no_others() {
             "service application_clients delete insert select",
             "service application_ids insert select",
             "service applications delete insert select",
+            "service authorization_requests insert select",
+            "service authorized_tenant_counts select",
+            "service authorized_tenants select",
             "service backends delete insert select update",
             "service domains delete insert select",
             "service environments delete insert select update",
@@ -836,6 +866,7 @@ async fn each_role_has_the_rights_of_its_job_and_no_others() {
             "service key_credits delete insert select update",
             "service key_rate_windows delete",
             "service key_usage delete select",
+            "service mails insert select",
             "service master_key_checks insert select",
             "service nodes select",
             "service operations delete insert select",
@@ -861,9 +892,9 @@ async fn each_role_has_the_rights_of_its_job_and_no_others() {
             "service tenants insert select",
             "verifier account_ip_allowlists(account_id,enabled,rules) select",
             "verifier api_keys(account_id,backend_ids,credits_amount,credits_refill_amount,\
-             credits_refill_seconds,digest,enabled,environment,expire_time,limits_version,master_key_version,\
-             number,old_digest,old_end_time,old_master_key_version,rate_requests,rate_window_seconds,\
-             reseller_id,revoke_time,roles,route,scope,tenant_uid) select",
+             credits_refill_seconds,digest,enabled,environment,expire_time,limits_version,\
+             master_key_version,number,old_digest,old_end_time,old_master_key_version,rate_requests,\
+             rate_window_seconds,reseller_id,revoke_time,roles,route,scope,tenant_uid) select",
             "verifier external_keys(app_key_id,credits_amount,credits_refill_amount,credits_refill_seconds,\
              device,digest,enabled,environment,expire_time,geo,limits_version,master_key_version,number,\
              old_digest,old_end_time,old_master_key_version,rate_requests,rate_window_seconds,revoke_time,\
@@ -874,8 +905,8 @@ async fn each_role_has_the_rights_of_its_job_and_no_others() {
             "verifier tenant_authorizations(application_id,authorization_id,environment,grant_time,\
              granted_scopes,publisher_account_id,state,tenant_uid,valid_until) select",
             "verifier tenant_directory(key,kind,tenant_uid) select",
-            "verifier tenant_installations(application_id,installation_id,package_code,product_code,tenant_uid,\
-             ttl_hours) select",
+            "verifier tenant_installations(application_id,installation_id,package_code,product_code,\
+             tenant_uid,ttl_hours) select",
             "verifier tenant_ip_allowlists(enabled,rules,tenant_uid) select",
             "verifier tenants(account_id,ancestors,lock_mode,state,tenant_id,trial_expire_time,uid,\
              unlock_time) select",
@@ -944,6 +975,8 @@ async fn each_role_of_a_single_job_can_do_that_and_nothing_else() {
         (Role::Expiry, "select name from tenants"),
         (Role::Expiry, "select digest from api_keys"),
         (Role::Expiry, "select digest from external_keys"),
+        (Role::Expiry, "select authorizer_email from tenant_authorizations"),
+        (Role::Expiry, "update tenant_authorizations set valid_until = null"),
         (Role::Expiry, "select 1 from events"),
         (
             Role::Expiry,
@@ -953,6 +986,8 @@ async fn each_role_of_a_single_job_can_do_that_and_nothing_else() {
         ),
         (Role::Purger, "select name from tenants"),
         (Role::Purger, "update tenants set state = 'ACTIVE'"),
+        (Role::Purger, "select authorizer_email from tenant_authorizations"),
+        (Role::Purger, "update authorized_tenants set live = 0"),
         (Role::Purger, "select digest from api_keys"),
         (Role::Purger, "select before from events"),
         (Role::Purger, "delete from events"),
