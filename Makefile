@@ -43,6 +43,7 @@ bench: postgres
 	TENANTRY_BENCH_DIR=$(BENCH) cargo bench --bench verify
 	TENANTRY_BENCH_DIR=$(BENCH) cargo bench --bench feed
 	TENANTRY_BENCH_DIR=$(BENCH) cargo bench --bench lists
+	TENANTRY_BENCH_DIR=$(BENCH) cargo bench --bench authorizations
 
 ## Checks licences and sources of what we depend on (needs cargo-deny).
 deny:
