@@ -1,0 +1,1 @@
+drop index concurrently tenant_authorizations_tenant_id_idx;
