@@ -36,7 +36,8 @@ pub struct PlaceRef<'a> {
 }
 
 impl Place {
-    fn by_ref(&self) -> PlaceRef<'_> {
+    /// The same, as it is looked for.
+    pub fn by_ref(&self) -> PlaceRef<'_> {
         let Self { tenant_id, application_id, environment } = self;
         PlaceRef { tenant_id, application_id, environment }
     }

@@ -529,6 +529,21 @@ impl KeyCache {
         Ok(answer)
     }
 
+    /// What is kept by now of what is about to be asked for.
+    fn known_by_now(&self, asked: &Asked) -> Option<Answer<Read>> {
+        match asked {
+            Asked::Key(By::Ref(key_ref)) => {
+                let known = self.known(*key_ref, None)?;
+                Some(known.of(|key| Some(Arc::new(Read::Key(key)))))
+            }
+            Asked::Key(By::Digest(_)) => None,
+            Asked::Authorization(place) => {
+                let known = self.known_of(|it| it.authorizations.get(&place.by_ref()), None)?;
+                Some(known.of(|known| Some(Arc::new(Read::Authorization(known)))))
+            }
+        }
+    }
+
     /// Joins a reading that will see what holds now, or begins one.
     fn board(
         self: &Arc<Self>,
@@ -547,6 +562,10 @@ impl KeyCache {
             if joins {
                 return Ok(flight.done.subscribe());
             }
+        }
+        // A reading may have landed since it was looked for: it is not to be read twice.
+        if let Some(answer) = self.known_by_now(&asked).filter(|_| may_share) {
+            return Ok(watch::channel(Some(Ok(answer))).1);
         }
         if state.waiting.len() >= WAITING_MAX {
             return Err(Error::Overloaded(
