@@ -47,7 +47,7 @@ async fn a_customer_is_asked_by_mail_says_yes_on_a_page_and_access_is_there() {
     let (title, question) = (browser.title().await, browser.text().await);
     let accessible = browser.accessible().await;
     if let Some(folder) = pictures() {
-        browser.screenshot(&Path::new(&folder).join("consent.png"), (1000, 1040)).await;
+        browser.screenshot(&Path::new(&folder).join("consent.png"), (1000, 1080)).await;
     }
     let before = check(&world).await;
     browser.fill("#approver", "Jo Boss").await;
