@@ -1,14 +1,14 @@
-//! What tenants let applications do, and once did: nothing of it goes but with the tenant (0-16).
+//! What tenants let applications do, and once did: nothing of it goes but with the tenant (0-16). How that is stored,
+//! changed and told; `history` lists it.
 //!
 //! An authorization has two sides. Its tenant, and whoever is above that, sees it as everything that the tenant
 //! owns; the account of the application sees it whichever account the tenant is of.
 
 use chrono::{DateTime, TimeDelta, Utc};
 use diesel::{
-    dsl::{Filter, exists, not, sql},
+    dsl::{Filter, exists},
     pg::Pg,
     prelude::*,
-    sql_types::Bool,
 };
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use uuid::Uuid;
@@ -22,10 +22,8 @@ use crate::{
     db::Scope,
     error::{Error, Kind, Result},
     events::outbox::Event,
-    filter::{self, Comparison, Condition, Field, FieldKind, Test, TextTest},
+    filter::Condition,
     keys::model::KeyScope,
-    listing::{Listing, no_condition},
-    page::{Asked, Place},
     pb::{self, ErrorReason},
     rpc::{
         Call, TenantOfCall,
@@ -33,7 +31,7 @@ use crate::{
         permit::json_of,
     },
     schema::{tenant_authorization_usage, tenant_authorizations, tenants},
-    seek, tenants as rooms,
+    tenants as rooms,
     tenants::store::tenants_in,
     text_enum,
     wire::{Fields, email, id, request_id, text, timestamp},
@@ -74,23 +72,23 @@ text_enum! {
 #[expect(clippy::struct_field_names, reason = "the columns' own names")]
 pub(super) struct Authorization {
     tenant_uid: Uuid,
-    authorization_id: Uuid,
+    pub(super) authorization_id: Uuid,
     tenant_id: String,
     application_id: String,
     publisher_account_id: String,
     environment: String,
     state: Fate,
-    granted_scopes: Vec<Option<String>>,
+    pub(super) granted_scopes: Vec<Option<String>>,
     requested_scopes: Vec<Option<String>>,
     path: Path,
     authorizer_name: String,
     authorizer_email: String,
     authorizer: String,
-    grant_time: DateTime<Utc>,
+    pub(super) grant_time: DateTime<Utc>,
     valid_until: Option<DateTime<Utc>>,
     revoke_time: Option<DateTime<Utc>>,
     revoked_by: Option<String>,
-    revoke_reason: Option<String>,
+    pub(super) revoke_reason: Option<String>,
     revoke_contact: Option<String>,
     update_time: DateTime<Utc>,
     version: i64,
@@ -101,7 +99,7 @@ pub(super) type Used = (Authorization, Option<DateTime<Utc>>);
 
 /// When an authorization was used last (0-09).
 #[diesel::dsl::auto_type]
-fn last_used_time() -> _ {
+pub(super) fn last_used_time() -> _ {
     tenant_authorization_usage::table
         .filter(tenant_authorization_usage::tenant_uid.eq(tenant_authorizations::tenant_uid))
         .filter(
@@ -114,7 +112,7 @@ fn last_used_time() -> _ {
 
 /// The authorizations that a call sees, from either side: what is found for a caller is found by it. What is named by a
 /// tenant that was found before rests on the policies of the table.
-fn rows_of(
+pub(super) fn rows_of(
     call: &Call,
 ) -> Filter<tenant_authorizations::table, Condition<tenant_authorizations::table>> {
     let of_tenants = || tenants_in(&call.scope).into_boxed::<Pg>().select(tenants::uid);
@@ -140,7 +138,7 @@ fn rows_of(
 }
 
 /// That one is good at a time.
-fn is_live(now: DateTime<Utc>) -> Condition<tenant_authorizations::table> {
+pub(super) fn is_live(now: DateTime<Utc>) -> Condition<tenant_authorizations::table> {
     let end = tenant_authorizations::valid_until;
     let lasts = end.is_null().or(end.is_not_null().and(end.assume_not_null().gt(now)));
     Box::new(tenant_authorizations::state.eq(Fate::Active).and(lasts))
@@ -627,147 +625,6 @@ async fn tell(
         })
         .await?;
     publishers::copy(change, kind, &tenant.account_id, before, after).await
-}
-
-const STATES: &[&str] = &["ACTIVE", "REAPPROVAL_REQUIRED", "REVOKED", "EXPIRED"];
-
-const FIELDS: &[Field] = &[
-    Field { name: "tenant_id", kind: FieldKind::Id },
-    Field { name: "application_id", kind: FieldKind::Id },
-    Field { name: "environment", kind: FieldKind::Id },
-    Field {
-        name: "state",
-        kind: FieldKind::Choice { prefix: "AUTHORIZATION_STATE_", words: STATES },
-    },
-    Field { name: "grant_time", kind: FieldKind::Time },
-    Field { name: "valid_until", kind: FieldKind::Time },
-    Field { name: "revoke_time", kind: FieldKind::Time },
-    Field { name: "last_used_time", kind: FieldKind::Time },
-];
-
-/// A list of authorizations that was asked for.
-pub(super) struct Query {
-    listing: Listing,
-    now: DateTime<Utc>,
-}
-
-impl Query {
-    pub(super) fn read(
-        call: &Call,
-        request: &pb::ListAuthorizationsRequest,
-        now: DateTime<Utc>,
-    ) -> Result<Self> {
-        let pb::ListAuthorizationsRequest { page_size, page_token, filter, order_by } = request;
-        let asked = Asked { page_size: *page_size, page_token, filter, order_by, more: "" };
-        let listing = Listing::read(call, asked, FIELDS, &["grant_time"])?;
-        Ok(Self { listing, now })
-    }
-
-    /// Reads the page; answers its authorizations and the token of the next one.
-    pub(super) async fn run(
-        &self,
-        conn: &mut AsyncPgConnection,
-        call: &Call,
-    ) -> Result<(Vec<Used>, String)> {
-        let Listing { page, terms, order } = &self.listing;
-        let mut query = rows_of(call).into_boxed::<Pg>();
-        for term in terms {
-            let condition = self.condition(term.field, &term.test)?;
-            query =
-                if term.negated { query.filter(not(condition)) } else { query.filter(condition) };
-        }
-        let after = match &page.after {
-            None => None,
-            Some(place) => {
-                let id = place.id.parse::<Uuid>().map_err(|_| page.misplaced())?;
-                Some((page.time(place)?, tenant_authorizations::authorization_id.gt(id)))
-            }
-        };
-        let query = seek!(query, tenant_authorizations::grant_time, after, order.descending);
-        let mut found: Vec<Used> = query
-            .then_order_by(tenant_authorizations::authorization_id)
-            .limit(page.limit())
-            .select((Authorization::as_select(), last_used_time()))
-            .load(conn)
-            .await?;
-        let bytes = |(row, _): &Used| {
-            let scopes = row.granted_scopes.iter().flatten().map(String::len).sum::<usize>();
-            scopes + row.revoke_reason.as_ref().map_or(0, String::len) + 500
-        };
-        let token = page.finish_within(&mut found, bytes, |(row, _)| Place {
-            value: row.grant_time.timestamp_micros().to_string(),
-            id: row.authorization_id.to_string(),
-        });
-        Ok((found, token))
-    }
-
-    fn condition(
-        &self,
-        field: &'static str,
-        test: &Test,
-    ) -> Result<Condition<tenant_authorizations::table>> {
-        let live = || is_live(self.now);
-        Ok(match (field, test) {
-            ("tenant_id", Test::Text(TextTest::Equals(id))) => {
-                Box::new(tenant_authorizations::tenant_id.eq(id.clone()))
-            }
-            ("application_id", Test::Text(TextTest::Equals(id))) => {
-                Box::new(tenant_authorizations::application_id.eq(id.clone()))
-            }
-            ("environment", Test::Text(TextTest::Equals(id))) => {
-                Box::new(tenant_authorizations::environment.eq(id.to_ascii_lowercase()))
-            }
-            ("state", Test::Choice(word @ ("ACTIVE" | "REAPPROVAL_REQUIRED"))) => {
-                let asks = sql::<Bool>("requested_scopes <> '{}'");
-                if *word == "ACTIVE" {
-                    Box::new(live().and(not(asks)))
-                } else {
-                    Box::new(live().and(asks))
-                }
-            }
-            ("state", Test::Choice("REVOKED")) => {
-                Box::new(tenant_authorizations::state.eq(Fate::Revoked))
-            }
-            ("state", Test::Choice(_)) => {
-                Box::new(tenant_authorizations::state.ne(Fate::Revoked).and(not(live())))
-            }
-            ("grant_time", Test::Time(comparison, time)) => {
-                filter::time(tenant_authorizations::grant_time, *comparison, *time)
-            }
-            // Where there is none, the answer is no, not unknown: it must stand being negated.
-            ("valid_until", Test::Time(comparison, time)) => {
-                let end = tenant_authorizations::valid_until;
-                let is: Condition<tenant_authorizations::table> =
-                    filter::time(end.assume_not_null(), *comparison, *time);
-                Box::new(end.is_not_null().and(is))
-            }
-            ("revoke_time", Test::Time(comparison, time)) => {
-                let end = tenant_authorizations::revoke_time;
-                let is: Condition<tenant_authorizations::table> =
-                    filter::time(end.assume_not_null(), *comparison, *time);
-                Box::new(end.is_not_null().and(is))
-            }
-            ("last_used_time", Test::Time(comparison, time)) => was_used(*comparison, *time),
-            (field, _) => return Err(no_condition(field)),
-        })
-    }
-}
-
-/// Authorizations that were used last at such a time. One that never was, was not.
-fn was_used(comparison: Comparison, at: DateTime<Utc>) -> Condition<tenant_authorizations::table> {
-    let used = tenant_authorization_usage::table
-        .filter(tenant_authorization_usage::tenant_uid.eq(tenant_authorizations::tenant_uid))
-        .filter(
-            tenant_authorization_usage::authorization_id
-                .eq(tenant_authorizations::authorization_id),
-        );
-    let time = tenant_authorization_usage::last_used_time;
-    match comparison {
-        Comparison::Less => Box::new(exists(used.filter(time.lt(at)))),
-        Comparison::LessOrEqual => Box::new(exists(used.filter(time.le(at)))),
-        Comparison::Greater => Box::new(exists(used.filter(time.gt(at)))),
-        Comparison::GreaterOrEqual => Box::new(exists(used.filter(time.ge(at)))),
-    }
 }
 
 impl Authorization {

@@ -1,5 +1,5 @@
 //! What accounts publish and tenants authorize: `applications`, with how they look from outside (`wire`) and are listed
-//! (`list`), and the `clients` as which they prove themselves; what tenants let them do (`grants`), until its time is over
+//! (`list`), and the `clients` as which they prove themselves; what tenants let them do (`grants`, listed by `history`), until its time is over
 //! (`expiry`); how they come to: accounts ask (`asking`), `requests` wait, `mails` go out, and tenants say yes or no
 //! (`deciding`), by a key or on a page (`consent`), or let the time pass (`overdue`). Whether an application may: `check`
 //! (the methods), `verdict` (the checks, pure), `known` (what has to be known for them) and `resolve` (how that is read).
@@ -16,6 +16,7 @@ pub mod counts;
 mod deciding;
 pub mod expiry;
 mod grants;
+mod history;
 pub mod known;
 mod list;
 pub(crate) mod mails;

@@ -7,7 +7,7 @@ use tonic::{Request, Response, Status};
 use super::{
     applications, asking, authorized, check, counts, deciding,
     deciding::Decider,
-    grants, list,
+    grants, history, list,
     requests::{self, Side},
 };
 use crate::{
@@ -380,7 +380,7 @@ impl AuthorizationService for Authorizations {
     ) -> Result<Response<pb::ListAuthorizationsResponse>, Status> {
         let (call, request) = Call::of(request)?;
         let now = self.0.clock.now();
-        let query = grants::Query::read(&call, &request, now)?;
+        let query = history::Query::read(&call, &request, now)?;
 
         let (found, next_page_token) =
             self.0.read(&call, async |conn| query.run(conn, &call).await).await?;
